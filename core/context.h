@@ -1,0 +1,33 @@
+// Context: the first argument of every operation. There are no globals.
+#pragma once
+
+#include <cstdint>
+
+#include "core/device.h"
+#include "core/probe.h"
+#include "core/random.h"
+
+namespace quietformer {
+
+enum class Mode : std::uint8_t { evaluate, train };
+
+/// Where the random streams stand. The trainer sets it before each micro-batch.
+struct RandomState {
+  std::uint64_t seed = 1;
+  std::uint64_t step = 0;          // optimizer step
+  std::uint32_t first_sample = 0;  // index within the step of this micro-batch's first sequence
+  RandomKey key(RandomPurpose purpose, std::uint32_t layer) const {
+    return stream_key(seed, purpose, layer, step);
+  }
+};
+
+struct Context {
+  Device device;
+  int threads = 1;
+  Mode mode = Mode::evaluate;  // dropout acts in train mode only
+  bool deterministic = true;   // the CPU always is; CUDA reads this
+  RandomState random;
+  ProbeSink* probes = nullptr;  // null: nobody watches, layers skip the call
+};
+
+}  // namespace quietformer

@@ -1,0 +1,31 @@
+// core/cuda without CUDA: takes the place of the .cu files in builds with QUIETFORMER_CUDA=OFF.
+#include "core/cuda/memory.h"
+
+namespace quietformer::cuda {
+namespace {
+
+constexpr const char* kAbsent = "built without CUDA (QUIETFORMER_CUDA=OFF)";
+
+}  // namespace
+
+std::vector<Gpu> gpus() {
+  return {};
+}
+std::string unavailable() {
+  return kAbsent;
+}
+void* allocate(std::int64_t, Device) {
+  throw RunError(kAbsent);
+}
+void release(void*, Device) noexcept {}
+void copy(const Tensor&, const Tensor&) {
+  throw RunError(kAbsent);
+}
+void fill(const Context&, const Tensor&, double) {
+  throw RunError(kAbsent);
+}
+void synchronize(Device) {
+  throw RunError(kAbsent);
+}
+
+}  // namespace quietformer::cuda

@@ -1,0 +1,55 @@
+// How kernels are started and the runtime's results are checked. For .cu files only: the one header
+// that includes the CUDA runtime.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "core/context.h"
+
+namespace quietformer::cuda {
+
+/// Throws RunError "WHAT on cuda:INDEX: the runtime's words" unless `status` is success.
+void check_cuda(cudaError_t status, std::string_view what, Device device);
+
+/// Makes a device current for the calling thread while it lives.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(Device device);
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+  ~CurrentDevice();
+
+ private:
+  int previous_ = 0;
+};
+
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  std::size_t shared_bytes = 0;
+};
+
+/// Enough blocks of `block` threads to give each of `count` elements a thread, at most `most`: the
+/// kernel strides over the rest. At least one block.
+inline LaunchShape shape_for(std::int64_t count, unsigned block = 256, unsigned most = 4096) {
+  const std::int64_t blocks = (count + block - 1) / block;
+  return {dim3(static_cast<unsigned>(std::clamp<std::int64_t>(blocks, 1, most))), dim3(block)};
+}
+
+/// Starts `kernel` on ctx.device, which must be current. `name` appears in errors. Bad launch
+/// parameters are reported here; what goes wrong inside the kernel, here in debug builds (which
+/// wait for it) and at the next synchronisation otherwise.
+template <class... Parameters, class... Arguments>
+void launch(const Context& ctx, std::string_view name, const LaunchShape& shape,
+            void (*kernel)(Parameters...), Arguments&&... arguments) {
+  kernel<<<shape.grid, shape.block, shape.shared_bytes>>>(static_cast<Parameters>(arguments)...);
+  check_cuda(cudaGetLastError(), name, ctx.device);
+#ifndef NDEBUG
+  check_cuda(cudaDeviceSynchronize(), name, ctx.device);
+#endif
+}
+
+}  // namespace quietformer::cuda

@@ -1,0 +1,112 @@
+#include "core/cuda/memory.h"
+
+#include "core/cuda/launch.h"
+
+namespace quietformer::cuda {
+namespace {
+
+std::string device_name(Device device) {
+  return "cuda:" + std::to_string(device.index);
+}
+
+}  // namespace
+
+void check_cuda(cudaError_t status, std::string_view what, Device device) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // an error that is not sticky must not be met again by the next check
+  throw RunError(std::string(what) + " on " + device_name(device) + ": " +
+                 cudaGetErrorString(status));
+}
+
+CurrentDevice::CurrentDevice(Device device) {
+  QF_EXPECTS(device.type == DeviceType::cuda);
+  check_cuda(cudaGetDevice(&previous_), "asking for the current device", device);
+  if (previous_ != device.index)
+    check_cuda(cudaSetDevice(device.index), "choosing the device", device);
+}
+
+CurrentDevice::~CurrentDevice() {
+  cudaSetDevice(previous_);
+}
+
+std::vector<Gpu> gpus() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return {};
+  }
+  std::vector<Gpu> found;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties{};
+    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) {
+      cudaGetLastError();
+      continue;
+    }
+    Gpu gpu;
+    gpu.index = static_cast<std::int16_t>(i);
+    gpu.name = properties.name;
+    gpu.major = properties.major;
+    gpu.minor = properties.minor;
+    gpu.multiprocessors = properties.multiProcessorCount;
+    gpu.memory_bytes = static_cast<std::int64_t>(properties.totalGlobalMem);
+    found.push_back(std::move(gpu));
+  }
+  return found;
+}
+
+std::string unavailable() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess && count > 0) return {};
+  cudaGetLastError();
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+    return "no GPU: no NVIDIA driver is installed";
+  return std::string("no GPU: ") +
+         (status == cudaSuccess ? "no CUDA device is visible" : cudaGetErrorString(status));
+}
+
+void* allocate(std::int64_t bytes, Device device) {
+  QF_EXPECTS(bytes >= 0);
+  if (bytes == 0) return nullptr;
+  const CurrentDevice current(device);
+  const std::string what = "allocating " + std::to_string(bytes) + " bytes";
+  void* data = nullptr;
+  check_cuda(cudaMalloc(&data, static_cast<std::size_t>(bytes)), what, device);
+  const cudaError_t cleared = cudaMemset(data, 0, static_cast<std::size_t>(bytes));
+  if (cleared != cudaSuccess) cudaFree(data);
+  check_cuda(cleared, what, device);
+  return data;
+}
+
+void release(void* data, Device device) noexcept {
+  if (data == nullptr) return;
+  // No errors from here: this runs in destructors, also while the process ends or after a failure
+  // that made the device unusable, where the driver frees everything anyway.
+  int previous = 0;
+  if (cudaGetDevice(&previous) != cudaSuccess || cudaSetDevice(device.index) != cudaSuccess) return;
+  cudaFree(data);
+  cudaSetDevice(previous);
+}
+
+void copy(const Tensor& to, const Tensor& from) {
+  QF_EXPECTS(to.shape == from.shape && to.dtype == from.dtype);
+  QF_EXPECTS(to.contiguous() && from.contiguous());
+  if (to.bytes() == 0) return;
+  const Device gpu = to.device.type == DeviceType::cuda ? to.device : from.device;
+  QF_EXPECTS(gpu.type == DeviceType::cuda);
+  const CurrentDevice current(gpu);
+  // cudaMemcpyDefault reads the direction off the addresses (unified addressing, every 64-bit GPU).
+  check_cuda(
+      cudaMemcpy(to.data, from.data, static_cast<std::size_t>(to.bytes()), cudaMemcpyDefault),
+      "copying " + std::to_string(to.bytes()) + " bytes", gpu);
+  check_cuda(cudaDeviceSynchronize(), "copying",
+             gpu);  // cudaMemcpy between devices may return early
+}
+
+void synchronize(Device device) {
+  const CurrentDevice current(device);
+  check_cuda(cudaDeviceSynchronize(), "waiting", device);
+}
+
+}  // namespace quietformer::cuda

@@ -1,0 +1,30 @@
+// Matrix products. Eigen on the CPU.
+#pragma once
+
+#include <cstdint>
+
+#include "core/context.h"
+#include "core/tensor.h"
+
+namespace quietformer {
+
+enum class Transpose : std::uint8_t { no, yes };
+
+/// What happens to the output's old contents.
+enum class Accumulate : std::uint8_t { overwrite, add };
+
+/// C = alpha * op(A) op(B), or C += that. op(A) is (M, K), op(B) is (K, N), C is (M, N).
+/// Matrices are 2-D views with unit inner stride and any row stride; C overlaps neither input.
+/// f32 or f64, all three alike; accumulation in the same type. The result does not depend on the
+/// number of threads: the output is cut into tiles that depend on (M, N, K) alone.
+void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, const Tensor& b,
+          Transpose tb, double alpha = 1.0, Accumulate accumulate = Accumulate::overwrite);
+
+/// The same on the calling thread, without checks, for use inside a parallel chunk (attention).
+/// ld* are row strides in elements.
+template <class T>
+void gemm_serial(std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a,
+                 std::int64_t lda, Transpose ta, const T* b, std::int64_t ldb, Transpose tb, T* c,
+                 std::int64_t ldc, Accumulate accumulate);
+
+}  // namespace quietformer

@@ -1,0 +1,246 @@
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "core/check.h"
+#include "core/hdf5.h"
+#include "core/hdf5_handle.h"
+
+namespace quietformer {
+namespace {
+
+using hdf5::Handle;
+
+// The memory of HDF5's core (in-memory) file driver, kept when the driver would free it: the image
+// of a large model is never copied.
+struct ImageMemory {
+  char* data = nullptr;
+  std::size_t size = 0;
+  ~ImageMemory() { std::free(data); }
+};
+
+void* resize_image(void* data, std::size_t size, H5FD_file_image_op_t, void* memory) {
+  ImageMemory& image = *static_cast<ImageMemory*>(memory);
+  if (data != image.data) return nullptr;
+  void* resized = std::realloc(data, size);
+  if (resized == nullptr) return nullptr;
+  image.data = static_cast<char*>(resized);
+  // What HDF5 leaves out (gaps) is zero, so that equal contents are equal bytes.
+  if (size > image.size) std::memset(image.data + image.size, 0, size - image.size);
+  image.size = size;
+  return resized;
+}
+
+void* allocate_image(std::size_t size, H5FD_file_image_op_t operation, void* memory) {
+  return resize_image(nullptr, size, operation, memory);
+}
+
+void* copy_image(void*, const void*, std::size_t, H5FD_file_image_op_t, void*) {
+  return nullptr;
+}
+
+herr_t keep_image(void*, H5FD_file_image_op_t, void*) {
+  return 0;
+}
+
+void* share_memory(void* memory) {
+  return memory;
+}
+
+herr_t leave_memory(void*) {
+  return 0;
+}
+
+Handle make_access(ImageMemory* memory) {
+  constexpr std::size_t kIncrement = 1 << 12;
+  Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  H5FD_file_image_callbacks_t callbacks{allocate_image, copy_image,   resize_image, keep_image,
+                                        share_memory,   leave_memory, memory};
+  // V18: groups and attributes of any size, compact headers, read by every HDF5 since 2008.
+  if (H5Pset_fapl_core(access.get(), kIncrement, 0) < 0 ||
+      H5Pset_file_image_callbacks(access.get(), &callbacks) < 0 ||
+      H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V18) < 0)
+    return Handle();
+  return access;
+}
+
+constexpr unsigned kOrder = H5P_CRT_ORDER_TRACKED | H5P_CRT_ORDER_INDEXED;
+
+Handle make_space(const Shape& shape) {
+  if (shape.rank == 0) return Handle(H5Screate(H5S_SCALAR), H5Sclose);
+  hsize_t sizes[kMaxRank];
+  for (int i = 0; i < shape.rank; ++i) sizes[i] = static_cast<hsize_t>(shape[i]);
+  return Handle(H5Screate_simple(shape.rank, sizes, nullptr), H5Sclose);
+}
+
+}  // namespace
+
+struct Hdf5Writer::State {
+  std::string name;
+  std::size_t user_block = 0;
+  ImageMemory memory;  // outlives the file
+  Handle group_creation, link_creation, tensor_creation, text_creation;
+  Handle file;
+
+  ~State() {
+    const std::lock_guard lock(hdf5::library_mutex());
+    for (Handle* handle :
+         {&file, &group_creation, &link_creation, &tensor_creation, &text_creation})
+      *handle = Handle();
+  }
+  [[noreturn]] void fail(const std::string& path) const {
+    throw RunError(
+        fmt::format("{}: {}: cannot be written: HDF5 says: {}", name, path, hdf5::last_error()));
+  }
+  void expect(bool ok, const std::string& path) const {
+    if (!ok) fail(path);
+  }
+  Handle open(const std::string& path) const {
+    Handle object(H5Oopen(file.get(), path.c_str(), H5P_DEFAULT), H5Oclose);
+    expect(object.valid(), path);
+    return object;
+  }
+  // With its parents, one by one: those that H5Dcreate makes on the way would not keep their order.
+  void make_group(const std::string& path) const {
+    for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
+      const std::string prefix = path.substr(0, end);
+      if (prefix.size() > 1 && H5Lexists(file.get(), prefix.c_str(), H5P_DEFAULT) <= 0) {
+        const Handle made(H5Gcreate2(file.get(), prefix.c_str(), link_creation.get(),
+                                     group_creation.get(), H5P_DEFAULT),
+                          H5Gclose);
+        expect(made.valid(), prefix);
+      }
+      if (end == std::string::npos) return;
+    }
+  }
+  Handle create_dataset(const std::string& path, hid_t type, const Handle& space,
+                        const Handle& creation) const {
+    QF_EXPECTS(path.size() > 1 && path.front() == '/' && path.back() != '/');
+    QF_EXPECTS(path.find('\0') == std::string::npos);
+    make_group(path.substr(0, path.rfind('/')));
+    Handle set(H5Dcreate2(file.get(), path.c_str(), type, space.get(), link_creation.get(),
+                          creation.get(), H5P_DEFAULT),
+               H5Dclose);
+    expect(set.valid(), path);
+    return set;
+  }
+  void write_attribute(const Handle& object, const std::string& path, const std::string& attribute,
+                       hid_t type, const Handle& space, const void* data) const {
+    Handle made(
+        H5Acreate2(object.get(), attribute.c_str(), type, space.get(), H5P_DEFAULT, H5P_DEFAULT),
+        H5Aclose);
+    expect(made.valid() && H5Awrite(made.get(), type, data) >= 0, path);
+  }
+  void write_attribute(const Handle& object, const std::string& path, const std::string& attribute,
+                       const Hdf5Attribute& value) const;
+};
+
+void Hdf5Writer::State::write_attribute(const Handle& object, const std::string& path,
+                                        const std::string& attribute,
+                                        const Hdf5Attribute& value) const {
+  const auto scalar = [&](hid_t type, const void* data) {
+    write_attribute(object, path, attribute, type, make_space({}), data);
+  };
+  const auto list = [&](hid_t type, const auto& items) {
+    // HDF5 wants an address even for nothing.
+    const void* data = items.empty() ? static_cast<const void*>(&type) : items.data();
+    write_attribute(object, path, attribute, type,
+                    make_space({static_cast<std::int64_t>(items.size())}), data);
+  };
+  const Handle text = hdf5::string_type(H5T_VARIABLE);
+  if (const auto* one = std::get_if<std::string>(&value)) {
+    const char* data = one->c_str();
+    scalar(text.get(), &data);
+  } else if (const auto* integer = std::get_if<std::int64_t>(&value)) {
+    scalar(H5T_STD_I64LE, integer);
+  } else if (const auto* number = std::get_if<double>(&value)) {
+    scalar(H5T_IEEE_F64LE, number);
+  } else if (const auto* strings = std::get_if<std::vector<std::string>>(&value)) {
+    std::vector<const char*> data;
+    for (const std::string& item : *strings) data.push_back(item.c_str());
+    list(text.get(), data);
+  } else if (const auto* integers = std::get_if<std::vector<std::int64_t>>(&value)) {
+    list(H5T_STD_I64LE, *integers);
+  } else {
+    list(H5T_IEEE_F64LE, std::get<std::vector<double>>(value));
+  }
+}
+
+Hdf5Writer::Hdf5Writer(std::string name, std::size_t user_block)
+    : state_(std::make_unique<State>()) {
+  const std::lock_guard lock(hdf5::library_mutex());
+  State& s = *state_;
+  s.name = std::move(name);
+  s.user_block = user_block;
+  const Handle access = make_access(&s.memory);
+  const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  s.group_creation = Handle(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
+  s.link_creation = Handle(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+  s.tensor_creation = Handle(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  s.text_creation = Handle(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  const bool ready = access.valid() && H5Pset_userblock(creation.get(), user_block) >= 0 &&
+                     H5Pset_link_creation_order(creation.get(), kOrder) >= 0 &&
+                     H5Pset_link_creation_order(s.group_creation.get(), kOrder) >= 0 &&
+                     H5Pset_char_encoding(s.link_creation.get(), H5T_CSET_UTF8) >= 0 &&
+                     H5Pset_obj_track_times(creation.get(), false) >= 0 &&
+                     H5Pset_obj_track_times(s.group_creation.get(), false) >= 0 &&
+                     H5Pset_obj_track_times(s.tensor_creation.get(), false) >= 0 &&
+                     H5Pset_obj_track_times(s.text_creation.get(), false) >= 0 &&
+                     H5Pset_fill_time(s.tensor_creation.get(), H5D_FILL_TIME_NEVER) >= 0;
+  s.expect(ready, "/");
+  s.file = Handle(
+      H5Fcreate(hdf5::image_name().c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
+  s.expect(s.file.valid(), "/");
+}
+
+Hdf5Writer::~Hdf5Writer() = default;
+
+void Hdf5Writer::group(const std::string& path) {
+  const std::lock_guard lock(hdf5::library_mutex());
+  QF_EXPECTS(!path.empty() && path.front() == '/');
+  state_->make_group(path);
+}
+
+void Hdf5Writer::tensor(const std::string& path, const Tensor& value) {
+  QF_EXPECTS(value.contiguous() && value.device.type == DeviceType::cpu);
+  const std::lock_guard lock(hdf5::library_mutex());
+  const Handle set = state_->create_dataset(path, hdf5::file_type(value.dtype),
+                                            make_space(value.shape), state_->tensor_creation);
+  if (value.count() > 0)
+    state_->expect(H5Dwrite(set.get(), hdf5::memory_type(value.dtype), H5S_ALL, H5S_ALL,
+                            H5P_DEFAULT, value.data) >= 0,
+                   path);
+  if (value.dtype == DType::bf16 || value.dtype == DType::f16)
+    state_->write_attribute(set, path, hdf5::kDTypeAttribute, std::string(name_of(value.dtype)));
+}
+
+void Hdf5Writer::text(const std::string& path, std::string_view value) {
+  QF_EXPECTS(value.find('\0') == std::string_view::npos);
+  const std::lock_guard lock(hdf5::library_mutex());
+  const Handle type = hdf5::string_type(H5T_VARIABLE);
+  const Handle set =
+      state_->create_dataset(path, type.get(), make_space({}), state_->text_creation);
+  const std::string terminated(value);
+  const char* data = terminated.c_str();
+  state_->expect(H5Dwrite(set.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, &data) >= 0, path);
+}
+
+void Hdf5Writer::attribute(const std::string& path, const std::string& name,
+                           const Hdf5Attribute& value) {
+  const std::lock_guard lock(hdf5::library_mutex());
+  state_->write_attribute(state_->open(path), path, name, value);
+}
+
+Hdf5Image Hdf5Writer::finish() {
+  const std::lock_guard lock(hdf5::library_mutex());
+  State& s = *state_;
+  s.expect(H5Fflush(s.file.get(), H5F_SCOPE_GLOBAL) >= 0, "/");
+  // This length counts from the end of the user block, like all addresses in the file.
+  const ssize_t length = H5Fget_file_image(s.file.get(), nullptr, 0);
+  s.expect(length >= 0 && s.file.close(), "/");
+  const std::size_t size = static_cast<std::size_t>(length) + s.user_block;
+  QF_EXPECTS(size <= s.memory.size);
+  return Hdf5Image(std::exchange(s.memory.data, nullptr), size);
+}
+
+}  // namespace quietformer
