@@ -1,0 +1,162 @@
+// What a normaliser policy must provide.
+//
+// A normaliser turns the scores of one row into weights. To add one: write NAME.h in this folder
+// with a `struct Name` (some_name.h holds SomeName) that models NormalizerPolicy, and add NAME to
+// CMakeLists.txt. Every implementation, the registry, the gradient tests and the benchmarks follow.
+//
+// Policies are mathematics only: no loops over keys, no memory, no threads; host and device share
+// them. T is the type of scores and weights (float, double), A the type of accumulators (double in
+// the CPU reference, float on a GPU). Loops over keys convert A to T, never per element back.
+//
+// Constants
+//   name                    the config's word for it
+//   parameters              std::array<HeadParameterInfo, K>, K <= kMaxHeadParameters: per-head
+//   values row_normalised          there is a row denominator: Partial, finish() and outputs()
+//   exist, and
+//                           backward needs one saved value per row
+//   weights_need_final_row  weights exist only once all scores of the row were seen (clipped
+//   softmax),
+//                           so the product with v waits; otherwise weight = term * scale and tiles
+//                           can be accumulated on the way (softmax). Only read when row_normalised
+//   delta_rule              the row constant of the gradient, see DeltaRule
+//   has_element_gradients   some parameter's gradient has a contribution from every element
+//   has_row_gradients       some parameter's gradient has a contribution from every row
+//
+// Per head
+//   Parameters<A>           what the loops need of the parameters
+//   load(const A* value)    from one value per entry of `parameters`
+//
+// Per row, only when row_normalised. A score of -inf is a hidden key and must change nothing.
+//   Partial<A>              default-constructed: no key seen yet. Never contains the sink, so that
+//                           partial rows merge and the sink is counted once
+//   raise(partial, max)     prepares for scores up to `max`; returns the factor by which everything
+//                           accumulated so far must be multiplied (partial has done so with itself)
+//   term(score, partial)    unnormalised weight of a score
+//   add(partial, sum)       a sum of terms; for weights_need_final_row terms serve this sum alone
+//   merge(a, b)             the same from two disjoint sets of keys
+//   finish(partial, parameters) -> Row<A>     all that weight() needs to know about the row
+//   scale(partial, parameters) -> A           term -> weight; not when weights_need_final_row
+//   outputs(partial, row, parameters) -> RowOutputs<A>
+//   saved(row) -> A, restore(A) -> Row<A>     the value kept for backward
+//
+// Per element. weight(-inf) must be 0, and dscore, delta_term and element_gradient with it.
+//   weight(score, row, parameters)
+//   delta_term(element, row, parameters)      DeltaRule::weight_sum only
+//   dscore(element, delta, row, parameters)   the gradient of the score
+//
+// Gradients of the parameters, summed over rows by the caller in A
+//   element_gradient(k, element, dscore, row, parameters) -> T   when has_element_gradients
+//   row_gradients(A* sum, delta, row, parameters)                when has_row_gradients: adds to
+//   sum[k]
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <string_view>
+
+#include "attention/attention.h"
+#include "core/dtype.h"
+
+namespace quietformer {
+
+/// The row constant delta_i that dscore() gets.
+enum class DeltaRule : std::uint8_t {
+  none,        // 0
+  output_dot,  // do_i . o_i, which equals sum_j P_ij dP_ij, dropout or not
+  weight_sum,  // sum_j delta_term_ij: costs another pass over the row
+};
+
+/// Statistics of a finished row, as AttentionProblem defines them.
+template <class A>
+struct RowOutputs {
+  A lse, lse_scores, sink_mass;
+};
+
+/// One (i, j) in backward: its score, its weight before dropout, and the gradient of that weight.
+template <class T>
+struct Element {
+  T score, weight, dweight;
+};
+
+/// The row of a normaliser without row denominator.
+template <class A>
+struct NoRow {};
+
+namespace normalizer_contract {
+
+// clang-format off
+template <class N>
+concept Describes = requires {
+  { N::name } -> std::convertible_to<std::string_view>;
+  { N::parameters[0] } -> std::convertible_to<HeadParameterInfo>;
+  { N::row_normalised } -> std::convertible_to<bool>;
+  { N::weights_need_final_row } -> std::convertible_to<bool>;
+  { N::delta_rule } -> std::convertible_to<DeltaRule>;
+  { N::has_element_gradients } -> std::convertible_to<bool>;
+  { N::has_row_gradients } -> std::convertible_to<bool>;
+  requires N::parameters.size() <= kMaxHeadParameters;
+};
+
+template <class N, class A>
+concept Loads = requires(const A* value) {
+  { N::load(value) } -> std::same_as<typename N::template Parameters<A>>;
+};
+
+template <class N, class T, class A>
+concept SumsRows = !N::row_normalised || requires(
+    T score, A value, typename N::template Partial<A> partial, typename N::template Row<A> row,
+    typename N::template Parameters<A> parameters) {
+  { N::raise(partial, value) } -> std::same_as<A>;
+  { N::term(score, partial) } -> std::same_as<T>;
+  N::add(partial, value);
+  { N::merge(partial, partial) } -> std::same_as<typename N::template Partial<A>>;
+  { N::finish(partial, parameters) } -> std::same_as<typename N::template Row<A>>;
+  { N::outputs(partial, row, parameters) } -> std::same_as<RowOutputs<A>>;
+  { N::saved(row) } -> std::same_as<A>;
+  { N::restore(value) } -> std::same_as<typename N::template Row<A>>;
+};
+
+template <class N, class A>
+concept Scales = !N::row_normalised || N::weights_need_final_row || requires(
+    typename N::template Partial<A> partial, typename N::template Parameters<A> parameters) {
+  { N::scale(partial, parameters) } -> std::same_as<A>;
+};
+
+template <class N, class T, class A>
+concept Weighs = requires(T score, typename N::template Row<A> row,
+                          typename N::template Parameters<A> parameters) {
+  { N::weight(score, row, parameters) } -> std::same_as<T>;
+};
+
+template <class N, class T, class A>
+concept Differentiates = requires(T delta, Element<T> element, typename N::template Row<A> row,
+                                  typename N::template Parameters<A> parameters) {
+  { N::dscore(element, delta, row, parameters) } -> std::same_as<T>;
+} && (N::delta_rule != DeltaRule::weight_sum || requires(
+    Element<T> element, typename N::template Row<A> row,
+    typename N::template Parameters<A> parameters) {
+  { N::delta_term(element, row, parameters) } -> std::same_as<T>;
+});
+
+template <class N, class T, class A>
+concept DifferentiatesParameters = (!N::has_element_gradients || requires(
+    T dscore, Element<T> element, typename N::template Row<A> row,
+    typename N::template Parameters<A> parameters) {
+  { N::element_gradient(0, element, dscore, row, parameters) } -> std::same_as<T>;
+}) && (!N::has_row_gradients || requires(
+    A* sum, A delta, typename N::template Row<A> row,
+    typename N::template Parameters<A> parameters) {
+  N::row_gradients(sum, delta, row, parameters);
+});
+// clang-format on
+
+}  // namespace normalizer_contract
+
+template <class N>
+concept NormalizerPolicy = normalizer_contract::Describes<N> &&
+    normalizer_contract::Loads<N, double> && normalizer_contract::SumsRows<N, float, double> &&
+    normalizer_contract::Scales<N, double> && normalizer_contract::Weighs<N, float, double> &&
+    normalizer_contract::Differentiates<N, float, double> &&
+    normalizer_contract::DifferentiatesParameters<N, float, double>;
+
+}  // namespace quietformer

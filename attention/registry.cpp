@@ -1,0 +1,94 @@
+#include "attention/registry.h"
+
+#include <fmt/format.h>
+
+#include "attention/flash.h"
+#include "attention/policies.h"
+#include "attention/reference.h"
+
+namespace quietformer {
+namespace {
+
+template <class N>
+NormalizerInfo info_of() {
+  return {N::name, {N::parameters.begin(), N::parameters.end()}, N::row_normalised};
+}
+
+// Indexed by Score: both follow the list.
+#define QF_INFO(word, Type) {Type::name, Type::operands, Type::pairs, &Type::default_scale},
+constexpr ScoreInfo kScores[] = {QUIETFORMER_SCORES(QF_INFO)};
+#undef QF_INFO
+
+std::string known_scores() {
+  std::string names;
+  for (const ScoreInfo& score : kScores) names.append(names.empty() ? "" : ", ").append(score.name);
+  return names;
+}
+
+}  // namespace
+
+const std::vector<NormalizerInfo>& normalizers() {
+#define QF_INFO(word, Type) info_of<Type>(),
+  static const std::vector<NormalizerInfo> all{QUIETFORMER_NORMALIZERS(QF_INFO)};
+#undef QF_INFO
+  return all;
+}
+
+const NormalizerInfo& find_normalizer(std::string_view name) {
+  for (const NormalizerInfo& info : normalizers())
+    if (info.name == name) return info;
+  std::string known;
+  for (const NormalizerInfo& info : normalizers())
+    known.append(known.empty() ? "" : ", ").append(info.name);
+  throw InputError(
+      fmt::format("attention normalizer '{}': unknown, expected one of {}", name, known));
+}
+
+const ScoreInfo& info_of(Score score) {
+  return kScores[static_cast<int>(score)];
+}
+
+std::string_view name_of(Score score) {
+  return info_of(score).name;
+}
+
+Score find_score(std::string_view name) {
+  int index = 0;
+  for (const ScoreInfo& score : kScores) {
+    if (score.name == name) return static_cast<Score>(index);
+    ++index;
+  }
+  throw InputError(
+      fmt::format("attention score '{}': unknown, expected one of {}", name, known_scores()));
+}
+
+double default_scale(Score score, std::int64_t head_dim) {
+  return info_of(score).default_scale(head_dim);
+}
+
+const std::vector<const AttentionImplementation*>& implementations() {
+  // reference first until flash is measured to be at least as quick at every size that trains.
+  static const std::vector<const AttentionImplementation*> all{&reference_implementation(),
+                                                               &flash_implementation()};
+  return all;
+}
+
+const AttentionImplementation& choose(std::string_view name, const AttentionProblem& problem) {
+  std::string reasons;
+  for (const AttentionImplementation* implementation : implementations()) {
+    if (name != "auto" && name != implementation->name()) continue;
+    std::optional<std::string> reason = implementation->why_not(problem, Direction::forward);
+    if (!reason) reason = implementation->why_not(problem, Direction::backward);
+    if (!reason) return *implementation;
+    reasons +=
+        fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", implementation->name(), *reason);
+  }
+  if (!reasons.empty()) throw InputError(fmt::format("attention implementation {}", reasons));
+  std::string known = "auto";
+  for (const AttentionImplementation* implementation : implementations())
+    known.append(", ").append(implementation->name());
+  throw InputError(
+      fmt::format("attention implementation '{}': unknown, expected one of {}", name, known));
+}
+
+}  // namespace quietformer
