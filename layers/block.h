@@ -1,0 +1,84 @@
+// A transformer block: attention and MLP, each joined to the residual stream.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "layers/dropout.h"
+#include "layers/mlp.h"
+#include "layers/norm.h"
+#include "layers/residual.h"
+#include "layers/self_attention.h"
+
+namespace quietformer {
+
+/// What surrounds a sublayer f (f is called by the owner, between input() and join()):
+///   pre     y = x + g * drop(f(norm(x)))
+///   post    y = norm(alpha x + g * drop(f(x)))       alpha: DeepNet's (2 layers)^(1/4)
+///   hybrid  y = x + g * drop(norm_post(f(norm(x))))  (axlearn's hybrid norm)
+/// with LayerScale's gain g when model.layer_scale > 0. Parameters: `path.normI`, hybrid also
+/// `path.normI_post`, and `path.layer_scaleI.weight` (C).
+class ResidualBranch {
+ public:
+  /// `index` I is 1 for attention, 2 for the MLP.
+  ResidualBranch(ParameterList& parameters, const std::string& path, int index,
+                 const ModelConfig& model, std::uint32_t layer);
+  void declare(Arena& arena, BatchShape shape, Purpose purpose);
+
+  /// What f reads; x must stay unchanged until backward.
+  Tensor input(const Context& ctx, const Tensor& x);
+  /// Where f writes.
+  Tensor output(BatchShape shape) const { return sized(branch_, shape); }
+  /// Then: writes y, which may alias x when no backward follows.
+  void join(const Context& ctx, const Tensor& y, const Tensor& x);
+
+  /// Backward, in opposite order. `gradient` holds that of y and may be overwritten in the process.
+  /// Returns the gradient of f's output.
+  Tensor join_backward(const Context& ctx, const Tensor& gradient);
+  /// Where f's backward writes the gradient of its input.
+  Tensor d_input(BatchShape shape) const { return sized(d_input_, shape); }
+  /// Then: `gradient` becomes that of x.
+  void input_backward(const Context& ctx, const Tensor& gradient);
+
+ private:
+  Tensor sized(const Slot& slot, BatchShape shape) const;
+
+  std::string path_, suffix_;
+  NormStructure structure_;
+  std::int64_t dim_;
+  double alpha_;
+  DType dtype_;
+  Dropout dropout_;
+  Norm norm_;
+  std::optional<Norm> post_norm_;        // hybrid
+  Parameter gain_;                       // empty without LayerScale
+  Slot normed_, branch_, joined_, sum_;  // saved; joined_: hybrid's normed branch, sum_: post
+  Slot d_branch_, d_input_;              // shared
+  BatchShape shape_;                     // of the last forward
+};
+
+/// y = block(x), (B,T,C). x must stay unchanged until backward; y may alias x only in inference.
+/// Probes: those of its parts and path.output.
+class Block {
+ public:
+  /// `model` is resolved; `rotary` as in SelfAttention.
+  Block(ParameterList& parameters, const std::string& path, const ModelConfig& model,
+        const AttentionConfig& attention, std::uint32_t layer, const Rotary* rotary);
+  void declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose purpose);
+  void forward(const Context& ctx, const Tensor& y, const Tensor& x);
+  /// In place: `gradient` is that of y before and that of x after.
+  void backward(const Context& ctx, const Tensor& gradient);
+  void set_schedule_step(std::int64_t step) { attention_.set_schedule_step(step); }
+
+ private:
+  std::string path_, output_name_;
+  std::int64_t dim_;
+  DType dtype_;
+  ResidualBranch branch1_;
+  SelfAttention attention_;
+  ResidualBranch branch2_;
+  Mlp mlp_;
+  Slot middle_;  // saved: the residual stream between the sublayers
+};
+
+}  // namespace quietformer

@@ -1,0 +1,100 @@
+#include "layers/cross_entropy.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "core/math.h"
+#include "layers/rows.h"
+
+namespace quietformer {
+namespace {
+
+template <class T>
+T maximum(const T* x, std::int64_t n) {
+  constexpr std::int64_t kLanes = 16;
+  T lane[kLanes];
+  for (T& value : lane) value = -math::kInfinity<T>;
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (std::int64_t l = 0; l < kLanes; ++l) lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l];
+  T high = -math::kInfinity<T>;
+  for (; i < n; ++i) high = x[i] > high ? x[i] : high;
+  for (const T value : lane) high = value > high ? value : high;
+  return high;
+}
+
+/// ln sum exp(x) = high + log_sum, in two parts because their sum rounds off log_sum when |x| is
+/// large. One look at memory: the second loop reads the cache.
+template <class T>
+struct LogSumExp {
+  T high, log_sum;
+  LogSumExp(const T* x, std::int64_t n) : high(maximum(x, n)) {
+    const T shift = high;
+    log_sum = math::log(lane_sum<T>(n, [=](std::int64_t i) { return math::exp(x[i] - shift); }));
+  }
+};
+
+void check_shapes(const Tensor& logits, const Tensor& targets, const Tensor& row_lse) {
+  QF_EXPECTS(logits.contiguous() && targets.contiguous() && targets.dtype == DType::i32);
+  QF_EXPECTS(targets.count() == rows_of(logits) && row_lse.count() == rows_of(logits));
+}
+
+}  // namespace
+
+void cross_entropy_forward(const Context& ctx, const Tensor& loss, const Tensor& row_loss,
+                           const Tensor& row_lse, const Tensor& logits, const Tensor& targets) {
+  check_shapes(logits, targets, row_lse);
+  QF_EXPECTS(loss.dtype == DType::f64 && loss.count() == 2 && row_loss.count() == row_lse.count());
+  const std::int64_t rows = rows_of(logits), n = columns_of(logits);
+  const std::int32_t* target = targets.as<std::int32_t>();
+  dispatch_floating(logits.dtype, [&]<class T>() {
+    parallel_for(ctx, rows, row_grain(n), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        if (target[r] >= n)
+          throw InputError(
+              fmt::format("target {}: id {}, expected below {} (model.vocab)", r, target[r], n));
+        const T* row = logits.as<T>() + r * n;
+        const LogSumExp<T> lse(row, n);
+        row_lse.as<T>()[r] = lse.high + lse.log_sum;
+        row_loss.as<T>()[r] = target[r] < 0 ? T(0) : lse.high - row[target[r]] + lse.log_sum;
+      }
+    });
+    double sum = 0, valid = 0;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      sum += double(row_loss.as<T>()[r]);
+      valid += target[r] >= 0;
+    }
+    loss.as<double>()[0] = valid > 0 ? sum / valid : 0;
+    loss.as<double>()[1] = valid;
+  });
+}
+
+void cross_entropy_backward(const Context& ctx, const Tensor& d_logits, const Tensor& logits,
+                            const Tensor& targets, const Tensor& loss, const Tensor& row_lse,
+                            double scale) {
+  check_shapes(logits, targets, row_lse);
+  QF_EXPECTS(d_logits.shape == logits.shape && d_logits.dtype == logits.dtype);
+  QF_EXPECTS(d_logits.contiguous() && loss.dtype == DType::f64);
+  const std::int64_t n = columns_of(logits);
+  const std::int32_t* target = targets.as<std::int32_t>();
+  const double valid = loss.as<double>()[1];
+  dispatch_floating(logits.dtype, [&]<class T>() {
+    const T factor = T(valid > 0 ? scale / valid : 0);
+    parallel_for(ctx, rows_of(logits), row_grain(n), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        T* out = d_logits.as<T>() + r * n;
+        const T* in = logits.as<T>() + r * n;
+        const T lse = row_lse.as<T>()[r];
+        if (target[r] < 0) {
+          simd_for(0, n, [=](std::int64_t i) { out[i] = T(0); });
+          continue;
+        }
+        simd_for(0, n, [=](std::int64_t i) { out[i] = factor * math::exp(in[i] - lse); });
+        out[target[r]] -= factor;
+      }
+    });
+  });
+}
+
+}  // namespace quietformer

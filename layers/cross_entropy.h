@@ -1,0 +1,23 @@
+// Cross-entropy of next-token logits.
+#pragma once
+
+#include "core/context.h"
+#include "core/tensor.h"
+
+namespace quietformer {
+
+/// Mean of -ln softmax(logits)[target] over rows with a valid target. A negative target (-100 by
+/// convention) means the row is ignored. Throws InputError for a target of V or more.
+/// logits (..., V) contiguous, targets i32, one per row.
+/// Writes loss f64 (2): [0] the mean in nats (0 when no target is valid), [1] the number of valid
+/// targets; row_loss and row_lse, one value per row in the type of the logits: the row's loss (0
+/// when ignored) and ln sum exp(logits). The sum runs in double, in row order.
+void cross_entropy_forward(const Context& ctx, const Tensor& loss, const Tensor& row_loss,
+                           const Tensor& row_lse, const Tensor& logits, const Tensor& targets);
+
+/// d_logits = scale * gradient of loss[0]; overwritten, may alias logits. Reads what forward wrote.
+void cross_entropy_backward(const Context& ctx, const Tensor& d_logits, const Tensor& logits,
+                            const Tensor& targets, const Tensor& loss, const Tensor& row_lse,
+                            double scale);
+
+}  // namespace quietformer

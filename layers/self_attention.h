@@ -1,0 +1,85 @@
+// Self-attention: one packed projection to q, k and v, attention, one projection back.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "attention/attention.h"
+#include "layers/head_parameters.h"
+#include "layers/linear.h"
+#include "layers/norm.h"
+#include "layers/position.h"
+
+namespace quietformer {
+
+/// Rotations that all layers of a model share. With attention.score piecewise, pairs at a distance
+/// of at least `threshold` see their keys as if at distance `threshold` exactly: the far queries
+/// all sit at position threshold, the far keys all at 0.
+struct Rotary {
+  Rotary(DType dtype, const ModelConfig& model, const AttentionConfig& attention);
+  RotaryTable table;
+  OwnedTensor near;                // i32 (context): token t at position t
+  OwnedTensor far_query, far_key;  // i32 (context), piecewise only
+};
+
+/// Slopes of ALiBi (Press, Smith, Lewis, arXiv 2108.12409) for any number of heads: 2^(-8h/H) for
+/// h = 1..H when H is a power of two; otherwise those of the next lower power p, then every other
+/// one of 2p's, starting with the first. slopes (H).
+void fill_alibi_slopes(const Tensor& slopes);
+
+/// Parameters `path.qkv` (H D + 2 Hk D, C), rows in the order q, k, v, heads one after another;
+/// `path.out` (C, H D); with qk_norm `path.q_norm`, `path.k_norm` (D), shared by heads and applied
+/// before rotation; learned head parameters (head_parameters.h). The input must stay unchanged
+/// until backward. Probes: path.context (before the out projection), path.output, and when wanted
+/// path.sink_mass and path.row_sum (B,H,T).
+class SelfAttention {
+ public:
+  /// `model` is resolved; `layer` keys the dropout stream; `rotary` is there when model.position is
+  /// rotary, and outlives the layer.
+  SelfAttention(ParameterList& parameters, const std::string& path, const ModelConfig& model,
+                const AttentionConfig& attention, std::uint32_t layer, const Rotary* rotary);
+  /// Chooses the implementation (InputError when the one asked for cannot run). `ctx` later runs
+  /// with no more threads than now.
+  void declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose purpose);
+  void forward(const Context& ctx, const Tensor& y, const Tensor& x);
+  void backward(const Context& ctx, const Tensor& dx, const Tensor& dy);
+  void set_schedule_step(std::int64_t step) { head_parameters_.set_schedule_step(step); }
+
+ private:
+  struct QueryKey {
+    Tensor q, k;  // (B,T,H,D), (B,T,Hk,D)
+  };
+  std::int64_t packed_width() const { return (heads_ + 2 * kv_heads_) * head_dim_; }
+  Tensor rows(Memory memory, const Slot& slot, std::int64_t width, BatchShape shape) const;
+  QueryKey query_key(const Tensor& rows) const;
+  Tensor values(const Tensor& rows) const;
+  AttentionProblem problem(Memory memory, BatchShape shape) const;
+  void add_gradients(AttentionProblem& p, Memory memory, BatchShape shape) const;
+  void add_run_state(AttentionProblem& p, const Context& ctx) const;
+  void prepare_query_key(const Context& ctx);
+  void prepare_query_key_backward(const Context& ctx);
+
+  std::string path_, context_name_, output_name_, sink_mass_name_, row_sum_name_;
+  std::int64_t dim_, heads_, kv_heads_, head_dim_;
+  std::uint32_t layer_;
+  DType dtype_;
+  AttentionConfig config_;
+  Score score_;
+  double scale_;
+  bool row_normalised_;
+  const Rotary* rotary_;
+
+  Linear qkv_;
+  std::optional<Norm> q_norm_, k_norm_;
+  HeadParameters head_parameters_;
+  Linear out_;
+  OwnedTensor alibi_slopes_;  // (H) or empty
+
+  const AttentionImplementation* implementation_ = nullptr;
+  Slot qkv_out_, normed_, far_, context_, row_state_;                 // saved
+  Slot d_qkv_, d_context_, d_far_, workspace_, sink_mass_, row_sum_;  // shared
+  BatchShape shape_;                                                  // of the last forward
+};
+
+}  // namespace quietformer

@@ -1,0 +1,30 @@
+// Gradient descent with momentum, as torch.optim.SGD without dampening: the decay is part of the
+// gradient, and the momentum is a plain sum, momentum * buffer + gradient.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+#include "optim/config.h"
+
+namespace quietformer::rules::sgd {
+
+struct Rule {
+  static constexpr std::array<std::string_view, 1> kState{"momentum"};
+
+  template <class T>
+  struct Update {
+    T lr, momentum, decay;
+
+    Update(const OptimConfig& config, double lr_, std::int64_t, double weight_decay)
+        : lr(T(lr_)), momentum(T(config.betas[0])), decay(T(weight_decay)) {}
+
+    void operator()(T& value, T grad, T& buffer) const {
+      buffer = momentum * buffer + (grad + decay * value);
+      value -= lr * buffer;
+    }
+  };
+};
+
+}  // namespace quietformer::rules::sgd
