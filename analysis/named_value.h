@@ -1,0 +1,12 @@
+#pragma once
+
+#include <string>
+
+namespace quietformer {
+
+struct NamedValue {
+  std::string name;
+  double value = 0;
+};
+
+}  // namespace quietformer
