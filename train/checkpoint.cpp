@@ -1,0 +1,162 @@
+#include "train/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <set>
+#include <utility>
+
+#include "core/check.h"
+#include "core/log.h"
+#include "core/sealed_file.h"
+
+namespace quietformer {
+namespace {
+
+constexpr SealKind kKind{"quietformer checkpoint", 1};
+constexpr const char* kText = "/text";
+constexpr const char* kIntegers = "/integers";
+constexpr const char* kNumbers = "/numbers";
+
+// What h5py shows as the groups' attribute "description".
+constexpr std::array<std::pair<std::string_view, std::string_view>, 6> kDescriptions{{
+    {kText, "Texts, one dataset each: config is the resolved configuration (YAML)"},
+    {kIntegers, "Integer scalars, one attribute each: step is the number of finished steps"},
+    {kNumbers, "Real scalars, one attribute each"},
+    {"/parameters", "Trainable tensors by path; linear weights are (out, in)"},
+    {"/optimizer", "State of the optimizer: one group per quantity, tensors named like parameters"},
+    {"/statistics", "Running statistics of activations"},
+}};
+
+bool is_reserved(std::string_view group) {
+  return group == kText || group == kIntegers || group == kNumbers || group == "/";
+}
+
+// "group/name", each component usable as the name of an HDF5 link.
+bool valid_name(std::string_view name) {
+  const std::string group = fmt::format("/{}", name.substr(0, name.find('/')));
+  if (name.find('/') == std::string_view::npos || is_reserved(group)) return false;
+  if (name.find('\0') != std::string_view::npos) return false;
+  while (true) {
+    const std::size_t end = name.find('/');
+    const std::string_view component = name.substr(0, end);
+    if (component.empty() || component == "." || component == "..") return false;
+    if (end == std::string_view::npos) return true;
+    name.remove_prefix(end + 1);
+  }
+}
+
+template <class T>
+const T& require(const std::map<std::string, T>& map, const std::string& name,
+                 const std::string& path, std::string_view what) {
+  const auto found = map.find(name);
+  if (found == map.end()) throw InputError(fmt::format("{}: {} {}: missing", path, what, name));
+  return found->second;
+}
+
+template <class T>
+std::map<std::string, T> scalars(const Hdf5Reader& file, const char* group,
+                                 const std::string& path) {
+  std::map<std::string, T> values;
+  for (const auto& [name, value] : file.attributes(group)) {
+    if (name == "description") continue;
+    const T* scalar = std::get_if<T>(&value);
+    if (scalar == nullptr)
+      throw InputError(fmt::format("{}: {}: attribute {} is not a scalar of its kind", path, group,
+                                   one_line(name)));
+    values.emplace(name, *scalar);
+  }
+  return values;
+}
+
+// The seal first, then HDF5.
+Hdf5Reader open_verified(const MappedFile& file) {
+  verify_seal(file.bytes(), kKind, file.path());
+  return Hdf5Reader(file.path(), file.bytes());
+}
+
+}  // namespace
+
+void write_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
+  Hdf5Writer file(path, kSealBytes);
+  file.attribute("/", "format", std::string(kKind.name));
+  file.attribute("/", "version", std::int64_t{kKind.version});
+  file.attribute("/", "description",
+                 std::string("State of a training run. Shapes are row-major; see each group's "
+                             "description. The first 512 bytes hold length and digest."));
+  for (const char* group : {kText, kIntegers, kNumbers}) file.group(group);
+  for (const auto& [name, value] : checkpoint.text)
+    file.text(fmt::format("{}/{}", kText, name), value);
+  for (const auto& [name, value] : checkpoint.integers) file.attribute(kIntegers, name, value);
+  for (const auto& [name, value] : checkpoint.numbers) file.attribute(kNumbers, name, value);
+  std::set<std::string, std::less<>> groups{kText, kIntegers, kNumbers};
+  for (const NamedTensor& named : checkpoint.tensors) {
+    QF_EXPECTS(valid_name(named.name));
+    file.tensor(fmt::format("/{}", named.name), named.tensor);
+    groups.insert(fmt::format("/{}", named.name.substr(0, named.name.find('/'))));
+  }
+  for (const auto& [group, description] : kDescriptions)
+    if (groups.contains(group))
+      file.attribute(std::string(group), "description", std::string(description));
+  Hdf5Image image = file.finish();
+  seal(image.bytes(), kKind);
+  write_file_atomically(path, image.view());
+}
+
+CheckpointReader::CheckpointReader(const std::string& path)
+    : file_(path), hdf5_(open_verified(file_)) {
+  for (const Hdf5Entry& entry : hdf5_.list(kText))
+    contents_.text.emplace(entry.name, hdf5_.text(fmt::format("{}/{}", kText, entry.name)));
+  contents_.integers = scalars<std::int64_t>(hdf5_, kIntegers, path);
+  contents_.numbers = scalars<double>(hdf5_, kNumbers, path);
+  list_tensors("/");
+}
+
+void CheckpointReader::list_tensors(const std::string& group) {
+  for (const Hdf5Entry& entry : hdf5_.list(group)) {
+    const std::string member = group == "/" ? "/" + entry.name : group + "/" + entry.name;
+    if (group == "/" && is_reserved(member)) continue;
+    if (entry.kind == Hdf5Entry::Kind::group) {
+      list_tensors(member);
+    } else if (entry.kind == Hdf5Entry::Kind::tensor) {
+      tensors_.push_back({member.substr(1), entry.dtype, entry.shape});
+    } else {
+      throw InputError(fmt::format("{}: {}: neither a group nor a tensor of a supported type",
+                                   path(), one_line(member)));
+    }
+  }
+}
+
+const std::string& CheckpointReader::text(const std::string& name) const {
+  return require(contents_.text, name, path(), "text");
+}
+
+std::int64_t CheckpointReader::integer(const std::string& name) const {
+  return require(contents_.integers, name, path(), "integer");
+}
+
+double CheckpointReader::number(const std::string& name) const {
+  return require(contents_.numbers, name, path(), "number");
+}
+
+const TensorInfo* CheckpointReader::find(std::string_view name) const {
+  const auto found = std::find_if(tensors_.begin(), tensors_.end(),
+                                  [&](const TensorInfo& info) { return info.name == name; });
+  return found == tensors_.end() ? nullptr : &*found;
+}
+
+void CheckpointReader::read(const std::string& name, const Tensor& out) const {
+  const TensorInfo* found = find(name);
+  if (found == nullptr)
+    throw InputError(fmt::format("{}: tensor {}: missing, expected {} {}", path(), name,
+                                 name_of(out.dtype), to_string(out.shape)));
+  if (found->dtype != out.dtype || !(found->shape == out.shape))
+    throw InputError(fmt::format("{}: tensor {}: found {} {}, expected {} {}", path(), name,
+                                 name_of(found->dtype), to_string(found->shape), name_of(out.dtype),
+                                 to_string(out.shape)));
+  hdf5_.read(fmt::format("/{}", name), out);
+}
+
+}  // namespace quietformer

@@ -1,0 +1,77 @@
+// The native checkpoint: everything a run needs to go on bit for bit, in one HDF5 file that also
+// opens in h5py and the HDF5 tools.
+//
+// The file begins with a 512-byte seal (core/sealed_file.h) in HDF5's user block; length and digest
+// are verified before HDF5 sees a byte, so a truncated or damaged file is one InputError. It holds
+//   /text/NAME      texts (the resolved config, ...)      /integers, /numbers   scalars, as
+//   attributes /GROUP/.../NAME tensors; "parameters/blocks.3.attention.qkv.weight" is dataset
+//                   blocks.3.attention.qkv.weight in group parameters
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/file.h"
+#include "core/hdf5.h"
+#include "core/tensor.h"
+
+namespace quietformer {
+
+/// Contiguous host memory that somebody else owns.
+struct NamedTensor {
+  std::string name;
+  Tensor tensor;
+};
+
+struct Checkpoint {
+  std::map<std::string, std::string> text;
+  std::map<std::string, std::int64_t> integers;
+  std::map<std::string, double> numbers;
+  std::vector<NamedTensor> tensors;  // the file keeps their order within each group
+};
+
+/// Writes atomically (core/file.h): afterwards `path` holds this checkpoint, or on failure
+/// (RunError) what it held before. Names of tensors have a group, and are unique. Equal contents
+/// make equal files.
+void write_checkpoint(const std::string& path, const Checkpoint& checkpoint);
+
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::f32;
+  Shape shape;
+};
+
+/// An open checkpoint. Every failure is an InputError naming the file and what in it.
+class CheckpointReader {
+ public:
+  /// Verifies the whole file, then reads everything but the tensors' values.
+  explicit CheckpointReader(const std::string& path);
+
+  const std::string& path() const { return file_.path(); }
+  const std::map<std::string, std::string>& texts() const { return contents_.text; }
+  const std::map<std::string, std::int64_t>& integers() const { return contents_.integers; }
+  const std::map<std::string, double>& numbers() const { return contents_.numbers; }
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }
+
+  // InputError when absent.
+  const std::string& text(const std::string& name) const;
+  std::int64_t integer(const std::string& name) const;
+  double number(const std::string& name) const;
+
+  const TensorInfo* find(std::string_view name) const;  // null when absent
+  /// Copies a tensor into `out`, which must have its shape and type.
+  void read(const std::string& name, const Tensor& out) const;
+
+ private:
+  void list_tensors(const std::string& group);
+
+  MappedFile file_;
+  Hdf5Reader hdf5_;
+  Checkpoint contents_;  // without tensors
+  std::vector<TensorInfo> tensors_;
+};
+
+}  // namespace quietformer

@@ -1,0 +1,97 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "core/check.h"
+#include "data/windows.h"
+#include "train/commands/command.h"
+#include "train/evaluate.h"
+#include "train/load_model.h"
+#include "train/trainer.h"
+
+namespace quietformer {
+namespace {
+
+struct Arguments {
+  std::string model, data, split;
+  bool json = false;
+};
+
+Span choose_span(const Split& split, const std::string& name) {
+  if (name == "train") return split.train;
+  return name == "validation" ? split.validation : split.test;
+}
+
+int eval(const Arguments& args) {
+  LoadedModel loaded = load_model(args.model);
+  const RunConfig& config = loaded.config;
+  if (args.data.empty() && !loaded.trained_here)
+    throw InputError("--data: needed: a Hugging Face model does not say what to evaluate it on");
+  const bool own_data = args.data.empty();
+  const std::string split_name = args.split.empty() ? (own_data ? "test" : "all") : args.split;
+
+  SourceRequest request;
+  request.kind = loaded.trained_here ? source_kind(config.data.source) : SourceKind::tokens;
+  request.path = own_data ? config.data.path : args.data;
+  request.what = own_data ? "data.path" : "--data";
+  request.vocab = config.model.vocab;
+  if (own_data) request.generated_bytes = split_total(config.data.split, config.model.context);
+  const auto source = open_source(request);
+  Span span{0, source->size()};
+  if (split_name != "all")
+    span = choose_span(make_split(config.data.split, config.model.context, *source), split_name);
+  if (span.size < 2)
+    throw InputError(fmt::format("{}: {}: {} tokens, expected 2 or more", request.what,
+                                 request.path, span.size));
+
+  Context ctx;
+  ctx.threads = thread_count(0);
+  const std::int64_t batch = std::min<std::int64_t>(config.train.batch, 16);
+  Arena arena("activations");
+  const Shape shape{batch, config.model.context};
+  const Slot inputs = arena.declare("inputs", DType::i32, shape);
+  const Slot targets = arena.declare("targets", DType::i32, shape);
+  loaded.model->declare(ctx, arena, {batch, config.model.context}, Purpose::inference);
+  arena.commit();
+  const Windows windows(*source, span, config.model.context, batch);
+  const Evaluation result = evaluate(ctx, *loaded.model, windows, inputs, targets, nullptr);
+
+  const bool bytes = request.kind == SourceKind::bytes;
+  if (args.json) {
+    nlohmann::ordered_json json{{"model", loaded.path},     {"step", loaded.step},
+                                {"data", request.path},     {"split", split_name},
+                                {"tokens", result.targets}, {"loss", result.loss}};
+    if (bytes) json["bits_per_byte"] = bits_per_byte(result.loss);
+    json["perplexity"] = std::exp(result.loss);
+    fmt::print("{}\n", json.dump());
+  } else {
+    fmt::print("{} ({}, {} tokens): loss {:.6f} nats{}, perplexity {:.4f}\n", request.path,
+               split_name, result.targets, result.loss,
+               bytes ? fmt::format(", {:.6f} bits per byte", bits_per_byte(result.loss)) : "",
+               std::exp(result.loss));
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, CommandBody& body) {
+  auto args = std::make_shared<Arguments>();
+  CLI::App* command = app.add_subcommand("eval", "Loss of a model over a whole split");
+  command
+      ->add_option("CHECKPOINT", args->model, "Checkpoint, run directory or Hugging Face directory")
+      ->required();
+  command->add_option("--data", args->data, "Another file than the run's data.path");
+  command
+      ->add_option("--split", args->split,
+                   "Part by the run's data.split (default test; with --data the whole file)")
+      ->check(CLI::IsMember({"train", "validation", "test", "all"}));
+  command->add_flag("--json", args->json, "One JSON object");
+  command->footer("Example: quietformer eval runs/demo-softmax1 --split validation");
+  command->callback([args, &body] { body = [args] { return eval(*args); }; });
+}
+
+}  // namespace quietformer

@@ -1,0 +1,39 @@
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "train/commands/command.h"
+#include "train/run.h"
+
+namespace quietformer {
+
+void add_train(CLI::App& app, CommandBody& body) {
+  struct Arguments {
+    std::string config, directory;
+    std::vector<std::string> overrides;
+    bool resume = false, memory = false;
+  };
+  auto args = std::make_shared<Arguments>();
+  CLI::App* command = app.add_subcommand("train", "Train a model from a YAML config");
+  command->add_option("CONFIG", args->config, "YAML file")->required();
+  command->add_option("OVERRIDES", args->overrides, "section.key=value, as in the file");
+  command->add_option("--run-dir", args->directory, "Where the run is written (default runs/NAME)");
+  command->add_flag("--resume", args->resume, "Continue from the newest valid checkpoint");
+  command->add_flag("--memory", args->memory, "Print activation memory by named segment");
+  command->footer(
+      "Example: quietformer train configs/enwik8/softmax1.yaml train.steps=2000 --run-dir runs/a");
+  command->callback([args, &body] {
+    body = [args] {
+      const RunConfig config = load_run_config(args->config, args->overrides);
+      RunOptions options;
+      options.directory = args->directory.empty() ? "runs/" + config.name : args->directory;
+      options.resume = args->resume ? Resume::yes : Resume::no;
+      options.terminal = isatty(STDOUT_FILENO) != 0;
+      options.memory_report = args->memory;
+      return run_training(config, options);
+    };
+  });
+}
+
+}  // namespace quietformer

@@ -1,0 +1,67 @@
+#include "train/load_model.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "core/check.h"
+#include "core/log.h"
+#include "train/checkpoint_directory.h"
+#include "train/hf_gpt2.h"
+#include "train/run_directory.h"
+#include "train/trainer.h"
+
+namespace quietformer {
+namespace fs = std::filesystem;
+namespace {
+
+void build(LoadedModel& loaded) {
+  loaded.parameters = std::make_unique<ParameterList>(compute_dtype(loaded.config.train.dtype));
+  loaded.model =
+      std::make_unique<Gpt>(loaded.config.model, loaded.config.attention, *loaded.parameters);
+  loaded.parameters->commit();
+}
+
+LoadedModel from_checkpoint(const CheckpointReader& checkpoint) {
+  LoadedModel loaded;
+  loaded.path = checkpoint.path();
+  loaded.config = parse_run_config(checkpoint.text("config"), checkpoint.path() + ": config");
+  loaded.step = checkpoint.integer("step");
+  loaded.trained_here = true;
+  build(loaded);
+  for (const Parameter& p : loaded.parameters->all())
+    checkpoint.read("parameters/" + p.name, p.value);
+  loaded.model->set_schedule_step(loaded.step);
+  return loaded;
+}
+
+}  // namespace
+
+LoadedModel load_model(const std::string& path) {
+  if (!fs::exists(path)) throw InputError(fmt::format("{}: no such file or directory", path));
+  if (!fs::is_directory(path)) return from_checkpoint(CheckpointReader(path));
+  if (fs::exists(path + "/config.json")) {
+    LoadedModel loaded;
+    loaded.path = path;
+    read_hf_gpt2_config(path, loaded.config.model, loaded.config.attention);
+    build(loaded);
+    load_hf_gpt2(path, *loaded.parameters);
+    return loaded;
+  }
+  const RunDirectory directory{path};
+  if (fs::is_directory(directory.checkpoints())) {
+    const auto newest =
+        CheckpointDirectory(directory.checkpoints()).newest_valid([](const std::string& reason) {
+          log_warning(reason);
+        });
+    if (!newest)
+      throw InputError(fmt::format("{}: holds no valid checkpoint", directory.checkpoints()));
+    return from_checkpoint(*newest);
+  }
+  throw InputError(fmt::format(
+      "{}: expected a checkpoint file, a run directory with checkpoints/, or a Hugging Face "
+      "directory with config.json",
+      path));
+}
+
+}  // namespace quietformer

@@ -1,0 +1,27 @@
+// A trained model, from whatever holds one: a checkpoint, a run directory, or a Hugging Face
+// directory.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/parameter.h"
+#include "layers/gpt.h"
+#include "train/run_config.h"
+
+namespace quietformer {
+
+struct LoadedModel {
+  RunConfig config;  // of the run; for a Hugging Face model its model and attention sections
+  std::string path;  // the file that was read
+  std::int64_t step = 0;
+  bool trained_here = false;  // a checkpoint of ours: config.data says what it was trained on
+  std::unique_ptr<ParameterList> parameters;
+  std::unique_ptr<Gpt> model;  // not declared yet: the caller knows the batch
+};
+
+/// `path`: a checkpoint file, a run directory (its newest valid checkpoint) or a directory with
+/// config.json and model.safetensors of architecture gpt2. InputError in one line otherwise.
+LoadedModel load_model(const std::string& path);
+
+}  // namespace quietformer

@@ -1,0 +1,214 @@
+#include "train/run_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "core/check.h"
+
+namespace quietformer {
+namespace {
+
+using Kind = ConfigValue::Kind;
+
+// Their maps are alternatives, not sections: a child's {from, to, steps} must not merge into an
+// inherited {learned, init}.
+const std::vector<std::string_view> kWholeKeys = {"n", "sigmoid_bias"};
+
+struct LearnedForm {
+  bool learned = false;
+  double init = 0;
+  template <class V>
+  void visit(V& v) {
+    v.field("learned", learned);
+    v.field("init", init);
+  }
+};
+
+struct ScheduledForm {
+  double from = 0, to = 0;
+  std::int64_t steps = 0;
+  template <class V>
+  void visit(V& v) {
+    v.field("from", from);
+    v.field("to", to);
+    v.field("steps", steps);
+  }
+};
+
+template <class Form>
+Form read_form(const ConfigValue& value, const std::string& path,
+               std::initializer_list<const char*> required) {
+  for (const char* key : required)
+    if (value.find(key) == nullptr)
+      throw InputError(fmt::format("{}: {}: key '{}' is missing", value.where, path, key));
+  Form form;
+  ConfigReader reader(value, path);
+  form.visit(reader);
+  reader.finish();
+  return form;
+}
+
+RunConfig read_tree(const ConfigValue& tree) {
+  RunConfig config;
+  if (const ConfigValue* data = tree.find("data"))
+    if (const ConfigValue* mlm = data->find("mlm"))
+      throw InputError(fmt::format(
+          "{}: data.mlm: masked language modelling is not supported yet (model.type: gpt only)",
+          mlm->where));
+  ConfigReader reader(tree, "");
+  config.visit(reader);
+  reader.finish();
+  validate(config);
+  return config;
+}
+
+ConfigValue tree_of(const RunConfig& config) {
+  ConfigWriter writer;
+  RunConfig copy = config;  // visit() is shared with the reader and so takes a mutable struct
+  copy.visit(writer);
+  return writer.root();
+}
+
+void flatten(const ConfigValue& value, const std::string& path,
+             std::map<std::string, std::string>& out) {
+  if (value.kind == Kind::map && std::find(kWholeKeys.begin(), kWholeKeys.end(),
+                                           path.substr(path.rfind('.') + 1)) == kWholeKeys.end()) {
+    for (const auto& [key, item] : value.fields)
+      flatten(item, path.empty() ? key : path + "." + key, out);
+    return;
+  }
+  ConfigValue wrapper;
+  wrapper.kind = Kind::list;  // one line, whatever the value is
+  wrapper.items.push_back(value);
+  const std::string text = to_yaml(wrapper);
+  out[path] = text.substr(1, text.size() - 3);
+}
+
+void require(bool good, std::string_view key, const auto& found, std::string_view expected) {
+  if (!good) throw InputError(fmt::format("{}: found {}, expected {}", key, found, expected));
+}
+
+void validate_train(const TrainConfig& train) {
+  if (train.device == "cuda")
+    throw InputError("train.device: 'cuda' is not supported yet, expected auto or cpu");
+  require(train.device == "auto" || train.device == "cpu", "train.device", train.device,
+          "auto or cpu");
+  if (train.dtype == "bf16" || train.dtype == "fp16")
+    throw InputError(fmt::format(
+        "train.dtype: '{}' is not supported on the CPU, expected auto, fp32 or fp64", train.dtype));
+  require(train.dtype == "auto" || train.dtype == "fp32" || train.dtype == "fp64", "train.dtype",
+          train.dtype, "auto, fp32 or fp64");
+  constexpr std::int64_t kMany = std::int64_t{1} << 24;
+  require(train.batch >= 1 && train.batch <= kMany, "train.batch", train.batch, "1 to 16777216");
+  require(train.accumulate >= 1 && train.accumulate <= kMany, "train.accumulate", train.accumulate,
+          "1 to 16777216");
+  require(train.steps >= 1, "train.steps", train.steps, "1 or more");
+  require(train.eval_every >= 0, "train.eval_every", train.eval_every, "0 (never) or more");
+  require(train.eval_batches >= 1, "train.eval_batches", train.eval_batches, "1 or more");
+  require(train.checkpoint_every >= 0, "train.checkpoint_every", train.checkpoint_every,
+          "0 (only at the end) or more");
+  require(train.keep >= 1, "train.keep", train.keep, "1 or more");
+  require(train.log_every >= 1, "train.log_every", train.log_every, "1 or more");
+  require(train.threads >= 0 && train.threads <= 4096, "train.threads", train.threads,
+          "0 (all cores) to 4096");
+}
+
+}  // namespace
+
+void read_value(const ConfigValue& value, const std::string& path, HeadParameterConfig& out) {
+  out = HeadParameterConfig();
+  if (value.kind == Kind::scalar && value.text == "-log_context" &&
+      path.ends_with("sigmoid_bias")) {
+    out.kind = HeadParameterConfig::Kind::minus_log_context;
+  } else if (value.kind == Kind::list) {
+    out.kind = HeadParameterConfig::Kind::per_head;
+    read_value(value, path, out.values);
+  } else if (value.kind == Kind::map && value.find("learned") != nullptr) {
+    const LearnedForm form = read_form<LearnedForm>(value, path, {"init"});
+    if (!form.learned)
+      throw InputError(fmt::format("{}: {}.learned: found false, expected true (or a number alone)",
+                                   value.where, path));
+    out.kind = HeadParameterConfig::Kind::learned;
+    out.init = form.init;
+  } else if (value.kind == Kind::map) {
+    const ScheduledForm form = read_form<ScheduledForm>(value, path, {"from", "to", "steps"});
+    out.kind = HeadParameterConfig::Kind::scheduled;
+    out.from = form.from;
+    out.to = form.to;
+    out.steps = form.steps;
+  } else {
+    out.kind = HeadParameterConfig::Kind::fixed;
+    double number = 0;
+    read_value(value, path, number);
+    out.values = {number};
+  }
+}
+
+ConfigValue write_value(const HeadParameterConfig& value) {
+  ConfigWriter writer;
+  switch (value.kind) {
+    case HeadParameterConfig::Kind::fixed:
+      return write_value(value.values.at(0));
+    case HeadParameterConfig::Kind::per_head:
+      return write_value(value.values);
+    case HeadParameterConfig::Kind::minus_log_context:
+      return ConfigValue::scalar("-log_context");
+    case HeadParameterConfig::Kind::learned: {
+      LearnedForm form{true, value.init};
+      form.visit(writer);
+      return writer.root();
+    }
+    case HeadParameterConfig::Kind::scheduled: {
+      ScheduledForm form{value.from, value.to, value.steps};
+      form.visit(writer);
+      return writer.root();
+    }
+  }
+  return {};
+}
+
+RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
+  ConfigValue tree = load_config(path, kWholeKeys);
+  for (const std::string& assignment : overrides) apply_override(tree, assignment, kWholeKeys);
+  return read_tree(tree);
+}
+
+RunConfig parse_run_config(const std::string& yaml, const std::string& name) {
+  return read_tree(parse_yaml(yaml, name));
+}
+
+std::string to_yaml(const RunConfig& config) {
+  return to_yaml(tree_of(config));
+}
+
+void validate(const RunConfig& config) {
+  const bool plain = !config.name.empty() && config.name != "." && config.name != ".." &&
+                     config.name.find('/') == std::string::npos && config.name.size() <= 200;
+  require(plain, "name", fmt::format("'{}'", config.name), "a file name without '/'");
+  require(config.data.source == "bytes" || config.data.source == "tokens", "data.source",
+          config.data.source, "bytes or tokens");
+  require(config.data.source != "bytes" || config.model.vocab >= 256, "model.vocab",
+          config.model.vocab, "256 or more for data.source bytes");
+  require(!config.data.path.empty(), "data.path", "''", "a file or generator:wikipedia");
+  for (const std::int64_t part : config.data.split)
+    require(part >= 0, "data.split", part, "lengths of 0 or more");
+  validate_train(config.train);
+  validate(config.model, config.attention);
+  config.optim.validate();
+  config.analysis.validate();
+}
+
+std::vector<std::string> differences(const RunConfig& here, const RunConfig& there) {
+  std::map<std::string, std::string> a, b;
+  flatten(tree_of(here), "", a);
+  flatten(tree_of(there), "", b);
+  std::vector<std::string> lines;
+  for (const auto& [key, value] : a)
+    if (key != "train.threads" && key != "train.keep" && key != "train.device" && b[key] != value)
+      lines.push_back(fmt::format("{}: {} here, {} there", key, value, b[key]));
+  return lines;
+}
+
+}  // namespace quietformer

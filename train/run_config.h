@@ -1,0 +1,104 @@
+// A whole run in one struct: what `quietformer train` reads and what a checkpoint carries.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "analysis/config.h"
+#include "core/config.h"
+#include "layers/model_config.h"
+#include "optim/config.h"
+
+namespace quietformer {
+
+struct DataConfig {
+  std::string source = "bytes";              // bytes | tokens (uint16 .bin of nanoGPT or llm.c)
+  std::string path = "generator:wikipedia";  // a file, or the bundled generator
+  std::array<std::int64_t, 3> split{9000000, 500000, 500000};  // tokens: train, validation, test
+
+  template <class V>
+  void visit(V& v) {
+    v.field("source", source);
+    v.field("path", path);
+    v.field("split", split);
+  }
+};
+
+struct TrainConfig {
+  std::string device = "auto";  // auto | cpu
+  std::string dtype = "auto";   // auto (fp32) | fp32 | fp64
+  std::int64_t batch = 64;      // sequences per micro-step, over all ranks
+  std::int64_t accumulate = 1;  // micro-steps per optimizer step
+  std::int64_t steps = 5000;
+  std::int64_t eval_every = 500;
+  std::int64_t eval_batches = 20;
+  std::int64_t checkpoint_every = 1000;
+  std::int64_t keep = 3;
+  std::int64_t log_every = 10;
+  std::uint64_t seed = 1;
+  bool deterministic = false;  // CUDA only; the CPU always is
+  std::int64_t threads = 0;    // 0: all cores this process may use
+
+  template <class V>
+  void visit(V& v) {
+    v.field("device", device);
+    v.field("dtype", dtype);
+    v.field("batch", batch);
+    v.field("accumulate", accumulate);
+    v.field("steps", steps);
+    v.field("eval_every", eval_every);
+    v.field("eval_batches", eval_batches);
+    v.field("checkpoint_every", checkpoint_every);
+    v.field("keep", keep);
+    v.field("log_every", log_every);
+    v.field("seed", seed);
+    v.field("deterministic", deterministic);
+    v.field("threads", threads);
+  }
+};
+
+struct RunConfig {
+  std::string name = "run";
+  ModelConfig model;
+  AttentionConfig attention;
+  DataConfig data;
+  OptimConfig optim;
+  TrainConfig train;
+  AnalysisConfig analysis;
+
+  template <class V>
+  void visit(V& v) {
+    v.field("name", name);
+    v.section("model", model);
+    v.section("attention", attention);
+    v.section("data", data);
+    v.section("optim", optim);
+    v.section("train", train);
+    v.section("analysis", analysis);
+  }
+};
+
+// n and sigmoid_bias: number | [per head] | {learned: true, init: x} | {from: a, to: b, steps: s};
+// sigmoid_bias also takes the word -log_context.
+void read_value(const ConfigValue& value, const std::string& path, HeadParameterConfig& out);
+ConfigValue write_value(const HeadParameterConfig& value);
+
+/// Reads, applies overrides and validates. InputError on anything wrong.
+RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides);
+
+/// From resolved YAML text, such as a checkpoint's; `name` appears in messages.
+RunConfig parse_run_config(const std::string& yaml, const std::string& name);
+
+/// Every key with its value, in order.
+std::string to_yaml(const RunConfig& config);
+
+/// Refuses impossible and unsupported values, naming key, value and expectation.
+void validate(const RunConfig& config);
+
+/// Keys in which two configs differ, as "model.layers: 2 here, 3 there"; keys that cannot change
+/// what a run computes (train.threads, train.keep) are left out.
+std::vector<std::string> differences(const RunConfig& here, const RunConfig& there);
+
+}  // namespace quietformer

@@ -1,0 +1,251 @@
+#include "train/safetensors.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "core/check.h"
+#include "core/log.h"
+#include "train/safetensors_header.h"
+
+namespace quietformer {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "tensors are copied as they are");
+
+constexpr std::uint64_t kLengthBytes = 8;
+constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
+
+struct ElementType {
+  std::string_view name;
+  int bytes;
+  std::optional<DType> ours;
+};
+
+constexpr std::array<ElementType, 15> kTypes{{
+    {"F64", 8, DType::f64},
+    {"F32", 4, DType::f32},
+    {"BF16", 2, DType::bf16},
+    {"F16", 2, DType::f16},
+    {"I64", 8, DType::i64},
+    {"I32", 4, DType::i32},
+    {"U16", 2, DType::u16},
+    {"U8", 1, DType::u8},
+    {"BOOL", 1, DType::u8},
+    {"U64", 8, std::nullopt},
+    {"U32", 4, std::nullopt},
+    {"I16", 2, std::nullopt},
+    {"I8", 1, std::nullopt},
+    {"F8_E4M3", 1, std::nullopt},
+    {"F8_E5M2", 1, std::nullopt},
+}};
+
+const ElementType* find_type(std::string_view name) {
+  const auto found = std::find_if(kTypes.begin(), kTypes.end(),
+                                  [&](const ElementType& type) { return type.name == name; });
+  return found == kTypes.end() ? nullptr : found;
+}
+
+const ElementType& type_of(DType dtype) {
+  return *std::find_if(kTypes.begin(), kTypes.end(),
+                       [&](const ElementType& type) { return type.ours == dtype; });
+}
+
+[[noreturn]] void refuse(const std::string& path, std::string_view what) {
+  throw InputError(fmt::format("{}: {}", path, what));
+}
+
+[[noreturn]] void refuse(const std::string& path, std::string_view tensor, std::string_view what) {
+  throw InputError(fmt::format("{}: tensor {}: {}", path, one_line(tensor, 100), what));
+}
+
+// Elements times bytes each; nothing when it overflows.
+std::optional<std::uint64_t> bytes_of(const SafetensorsEntry& entry, const ElementType& type) {
+  std::uint64_t bytes = static_cast<std::uint64_t>(type.bytes);
+  for (const std::int64_t size : entry.shape)
+    if (__builtin_mul_overflow(bytes, static_cast<std::uint64_t>(size), &bytes))
+      return std::nullopt;
+  return bytes;
+}
+
+template <class From, class To, class Convert>
+void convert(std::string_view bytes, To* out, Convert&& value_of) {
+  const std::size_t count = bytes.size() / sizeof(From);
+  for (std::size_t i = 0; i < count; ++i) {
+    From item;
+    std::memcpy(&item, bytes.data() + i * sizeof(From), sizeof(From));  // maybe not aligned
+    out[i] = static_cast<To>(value_of(item));
+  }
+}
+
+template <class To>
+void convert_floating(DType from, std::string_view bytes, To* out) {
+  if (from == DType::f64) return convert<double>(bytes, out, [](double x) { return x; });
+  if (from == DType::f32) return convert<float>(bytes, out, [](float x) { return x; });
+  if (from == DType::f16) return convert<std::uint16_t>(bytes, out, f16_to_float);
+  QF_EXPECTS(from == DType::bf16);
+  convert<std::uint16_t>(bytes, out, bf16_to_float);
+}
+
+bool is_floating(DType dtype) {
+  return dtype == DType::f64 || dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
+}
+
+}  // namespace
+
+SafetensorsReader::SafetensorsReader(const std::string& path) : file_(path) {
+  const std::string_view bytes = file_.bytes();
+  if (bytes.size() < kLengthBytes)
+    refuse(path, fmt::format("{} bytes, too short for a safetensors file", bytes.size()));
+  std::uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), kLengthBytes);
+  if (header > kMaxHeaderBytes)
+    refuse(path, fmt::format("not a safetensors file: header of {} bytes, expected at most {}",
+                             header, kMaxHeaderBytes));
+  if (header > bytes.size() - kLengthBytes)
+    refuse(path, fmt::format("truncated safetensors file: header of {} bytes, found {} after its "
+                             "length",
+                             header, bytes.size() - kLengthBytes));
+  SafetensorsHeader parsed = parse_safetensors_header(bytes.substr(kLengthBytes, header), path);
+  metadata_ = std::move(parsed.metadata);
+  entries_ = std::move(parsed.entries);
+  check_layout(bytes.substr(kLengthBytes + header));
+}
+
+// Sorted by place, every tensor begins where the one before it ends: neither overlap nor hole.
+void SafetensorsReader::check_layout(std::string_view data) {
+  std::sort(entries_.begin(), entries_.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
+  std::uint64_t covered = 0;
+  for (SafetensorsEntry& entry : entries_) {
+    const ElementType* type = find_type(entry.dtype);
+    if (type == nullptr)
+      refuse(path(), entry.name, fmt::format("unknown dtype {}", one_line(entry.dtype, 20)));
+    if (entry.begin > entry.end || entry.end > data.size())
+      refuse(path(), entry.name,
+             fmt::format("data_offsets [{}, {}] do not lie in the {} bytes of data", entry.begin,
+                         entry.end, data.size()));
+    const auto expected = bytes_of(entry, *type);
+    if (!expected || *expected != entry.end - entry.begin)
+      refuse(path(), entry.name,
+             fmt::format("shape ({}) of {} does not fit data_offsets [{}, {}]",
+                         fmt::join(entry.shape, ", "), entry.dtype, entry.begin, entry.end));
+    if (entry.begin != covered)
+      refuse(path(), entry.name,
+             fmt::format("begins at {}, expected {}: tensors {}", entry.begin, covered,
+                         entry.begin < covered ? "overlap" : "leave a hole"));
+    covered = entry.end;
+    entry.bytes = data.substr(entry.begin, entry.end - entry.begin);
+  }
+  if (covered != data.size())
+    refuse(path(), fmt::format("{} bytes of data, tensors cover {}", data.size(), covered));
+}
+
+const SafetensorsEntry* SafetensorsReader::find(std::string_view name) const {
+  const auto found =
+      std::find_if(entries_.begin(), entries_.end(),
+                   [&](const SafetensorsEntry& entry) { return entry.name == name; });
+  return found == entries_.end() ? nullptr : &*found;
+}
+
+const SafetensorsEntry& SafetensorsReader::require(std::string_view name) const {
+  const SafetensorsEntry* entry = find(name);
+  if (entry == nullptr) refuse(path(), name, "missing");
+  return *entry;
+}
+
+Shape SafetensorsReader::shape(const SafetensorsEntry& entry) const {
+  if (entry.shape.size() > kMaxRank)
+    refuse(path(), entry.name,
+           fmt::format("{} dimensions, expected at most {}", entry.shape.size(), kMaxRank));
+  Shape shape;
+  for (const std::int64_t size : entry.shape) shape[shape.rank++] = size;
+  return shape;
+}
+
+DType SafetensorsReader::dtype(const SafetensorsEntry& entry) const {
+  const ElementType* type = find_type(entry.dtype);
+  if (!type->ours)
+    refuse(path(), entry.name, fmt::format("dtype {} is not supported", entry.dtype));
+  return *type->ours;
+}
+
+void SafetensorsReader::read(const SafetensorsEntry& entry, const Tensor& out) const {
+  QF_EXPECTS(out.contiguous() && out.device.type == DeviceType::cpu);
+  const Shape found = shape(entry);
+  if (!(found == out.shape))
+    refuse(path(), entry.name,
+           fmt::format("found shape {}, expected {}", to_string(found), to_string(out.shape)));
+  const DType from = dtype(entry);
+  const std::string_view source = entry.bytes;
+  if (from == out.dtype) {
+    if (!source.empty()) std::memcpy(out.data, source.data(), source.size());
+  } else if (is_floating(from) && out.dtype == DType::f32) {
+    convert_floating(from, source, out.as<float>());
+  } else if (is_floating(from) && out.dtype == DType::f64) {
+    convert_floating(from, source, out.as<double>());
+  } else {
+    refuse(path(), entry.name,
+           fmt::format("found dtype {}, expected {}", entry.dtype, name_of(out.dtype)));
+  }
+}
+
+void write_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<const NamedTensor*> order;
+  for (const NamedTensor& named : tensors) {
+    QF_EXPECTS(named.tensor.contiguous() && named.tensor.device.type == DeviceType::cpu);
+    order.push_back(&named);
+  }
+  std::stable_sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
+    return size_of(a->tensor.dtype) > size_of(b->tensor.dtype);
+  });
+
+  SafetensorsHeader header;
+  header.metadata = metadata;
+  std::vector<std::string_view> pieces(2);
+  std::uint64_t offset = 0;
+  for (const NamedTensor* named : order) {
+    const Tensor& tensor = named->tensor;
+    SafetensorsEntry entry;
+    entry.name = named->name;
+    entry.dtype = type_of(tensor.dtype).name;
+    entry.shape.assign(tensor.shape.size.begin(), tensor.shape.size.begin() + tensor.shape.rank);
+    entry.begin = offset;
+    entry.end = offset += static_cast<std::uint64_t>(tensor.bytes());
+    header.entries.push_back(std::move(entry));
+    pieces.emplace_back(static_cast<const char*>(tensor.data),
+                        static_cast<std::size_t>(tensor.bytes()));
+  }
+  std::string json = format_safetensors_header(header, path);
+  json.resize((json.size() + 7) / 8 * 8, ' ');
+  const std::uint64_t length = json.size();
+  pieces[0] = {reinterpret_cast<const char*>(&length), kLengthBytes};
+  pieces[1] = json;
+  write_file_atomically(path, pieces);
+}
+
+float bf16_to_float(std::uint16_t bits) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
+float f16_to_float(std::uint16_t bits) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000) << 16;
+  const std::uint32_t exponent = (bits >> 10) & 0x1F;
+  const std::uint32_t fraction = bits & 0x3FF;
+  if (exponent == 0) {  // zero or subnormal: fraction * 2^-24, exact in float
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  const std::uint32_t wide = exponent == 31 ? 0xFF : exponent + (127 - 15);
+  return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
+}
+
+}  // namespace quietformer
