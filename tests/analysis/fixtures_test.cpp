@@ -1,0 +1,78 @@
+// PyTorch's statistics (tests/fixtures/README.md) against ours.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "analysis/activation_statistics.h"
+#include "analysis/weight_statistics.h"
+#include "tests/support/fixtures.h"
+#include "tests/support/safetensors.h"
+
+namespace quietformer {
+namespace {
+
+using nlohmann::json;
+
+constexpr double kTolerance = 1e-6;  // relative; the fixture is float64 on float32 data
+
+void expect_value(const json& want, const char* key, double got) {
+  ASSERT_TRUE(want.contains(key)) << key;
+  const double value = want.at(key).get<double>();
+  EXPECT_NEAR(got, value, kTolerance * std::abs(value)) << key;
+}
+
+void expect_moments(const json& want, const Moments& got) {
+  expect_value(want, "mean", got.mean);
+  expect_value(want, "variance", got.variance());
+  expect_value(want, "skewness", got.skewness());
+  expect_value(want, "kurtosis", got.kurtosis());
+  expect_value(want, "max_abs", got.max_abs);
+}
+
+TEST(StatisticsFixture, ActivationsAndWeights) {
+  const std::string folder = test::fixtures_folder();
+  std::ifstream text(folder + "/statistics.json");
+  ASSERT_TRUE(text) << folder << "/statistics.json";
+  const json want = json::parse(text);
+  const test::SafetensorsFile tensors(folder + "/statistics.safetensors");
+  AnalysisConfig config;
+  config.sites = {"x"};
+  ActivationStatistics statistics(config, 1);
+  Context ctx;
+  ctx.threads = 2;
+  int cases = 0;
+  statistics.begin_step();
+  for (const std::string& name : tensors.names()) {
+    if (!name.starts_with("batch")) continue;
+    statistics.begin_batch();
+    statistics.record(ctx, "x", tensors.read(name));
+    ++cases;
+  }
+  ASSERT_GT(cases, 0);
+  statistics.end_step();
+  const SampleSums& all = statistics.latest().at(0).all;
+  const json& activations = want.at("activations");
+  EXPECT_EQ(all.samples, activations.at("n_samples").get<std::int64_t>());
+  expect_value(activations, "mean", all.average(&SampleSums::mean));
+  expect_value(activations, "variance", all.average(&SampleSums::variance));
+  expect_value(activations, "skewness", all.average(&SampleSums::skewness));
+  expect_value(activations, "kurtosis", all.average(&SampleSums::kurtosis));
+  expect_value(activations, "max_abs", all.pooled.max_abs);
+  expect_moments(activations.at("pooled"), all.pooled);
+
+  ASSERT_FALSE(want.at("weights").empty());
+  for (const auto& [name, weights] : want.at("weights").items()) {
+    ASSERT_TRUE(tensors.has(name)) << name;
+    const Moments moments = weight_statistics(ctx, name, tensors.read(name)).moments;
+    EXPECT_EQ(moments.count, weights.at("n_weights").get<std::int64_t>());
+    expect_moments(weights, moments);
+    ++cases;
+  }
+  std::printf("fixtures: %d cases from %s\n", cases, folder.c_str());
+}
+
+}  // namespace
+}  // namespace quietformer

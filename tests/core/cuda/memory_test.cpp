@@ -1,0 +1,124 @@
+// Memory and kernels on a GPU. Every test skips with the reason where there is none.
+#include "core/cuda/memory.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "core/buffer.h"
+
+namespace quietformer {
+namespace {
+
+constexpr Device kGpu{DeviceType::cuda, 0};
+
+class Gpu : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string reason = cuda::unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+    ctx_.device = kGpu;
+  }
+  Context ctx_;
+};
+
+/// The bytes of a GPU tensor, through a host copy.
+std::vector<unsigned char> bytes_of(const Tensor& tensor) {
+  const OwnedTensor host(tensor.dtype, tensor.shape);
+  cuda::copy(host, tensor);
+  const auto* begin = static_cast<const unsigned char*>(host.view().data);
+  return {begin, begin + tensor.bytes()};
+}
+
+TEST_F(Gpu, IsDescribed) {
+  const std::vector<cuda::Gpu> gpus = cuda::gpus();
+  ASSERT_FALSE(gpus.empty());
+  for (const cuda::Gpu& gpu : gpus) {
+    EXPECT_FALSE(gpu.name.empty());
+    EXPECT_GE(gpu.major, 5);
+    EXPECT_GT(gpu.multiprocessors, 0);
+    EXPECT_GT(gpu.memory_bytes, std::int64_t{1} << 28);
+    std::printf("cuda:%d %s, compute capability %d.%d, %d multiprocessors, %.1f GiB\n", gpu.index,
+                gpu.name.c_str(), gpu.major, gpu.minor, gpu.multiprocessors,
+                double(gpu.memory_bytes) / (1 << 30));
+  }
+}
+
+TEST_F(Gpu, MemoryStartsAsZerosAlsoWhenReused) {
+  const std::int64_t count = 100003;
+  for (int round = 0; round < 3; ++round) {
+    const OwnedTensor tensor(DType::u8, {count}, kGpu);
+    for (const unsigned char byte : bytes_of(tensor)) ASSERT_EQ(byte, 0);
+    cuda::fill(ctx_, tensor, 255);
+  }
+}
+
+TEST_F(Gpu, CopiesComeBackUnchanged) {
+  const Shape shape{3, 5, 7};
+  const OwnedTensor host(DType::f64, shape), back(DType::f64, shape);
+  for (std::int64_t i = 0; i < shape.count(); ++i) host.as<double>()[i] = 1.0 / (i + 1);
+  const OwnedTensor first(DType::f64, shape, kGpu), second(DType::f64, shape, kGpu);
+  cuda::copy(first, host);
+  cuda::copy(second, first);
+  cuda::copy(back, second);
+  EXPECT_EQ(std::memcmp(back.view().data, host.view().data, host.view().bytes()), 0);
+}
+
+// Fills the middle of a larger tensor: the elements around it are sentinels that must survive.
+template <class Element>
+void expect_filled(const Context& ctx, DType dtype, double value, Element expected,
+                   std::int64_t count) {
+  const std::int64_t margin = 64;
+  const OwnedTensor whole(dtype, {count + 2 * margin}, kGpu);
+  cuda::fill(ctx, whole.view().slice(0, margin, count), value);
+  cuda::synchronize(kGpu);
+  const std::vector<unsigned char> bytes = bytes_of(whole);
+  ASSERT_EQ(bytes.size(), sizeof(Element) * static_cast<std::size_t>(count + 2 * margin));
+  for (std::int64_t i = 0; i < count + 2 * margin; ++i) {
+    Element element;
+    std::memcpy(&element, bytes.data() + i * sizeof(Element), sizeof(Element));
+    const bool inside = i >= margin && i < margin + count;
+    ASSERT_EQ(element, inside ? expected : Element(0)) << name_of(dtype) << " element " << i;
+  }
+}
+
+TEST_F(Gpu, FillWritesEveryElementAndNoOther) {
+  for (const std::int64_t count : {1, 31, 256, 257, 4096 * 256 + 1}) {
+    expect_filled<double>(ctx_, DType::f64, 0.1, 0.1, count);
+    expect_filled<float>(ctx_, DType::f32, 0.1, 0.1f, count);
+    expect_filled<std::uint16_t>(ctx_, DType::bf16, 1.5, 0x3fc0, count);
+    expect_filled<std::uint16_t>(ctx_, DType::f16, 1.5, 0x3e00, count);
+    expect_filled<std::int64_t>(ctx_, DType::i64, -3, -3, count);
+    expect_filled<std::int32_t>(ctx_, DType::i32, -3, -3, count);
+    expect_filled<std::uint16_t>(ctx_, DType::u16, 513, 513, count);
+    expect_filled<std::uint8_t>(ctx_, DType::u8, 200, 200, count);
+  }
+  cuda::fill(ctx_, OwnedTensor(DType::f32, {0}, kGpu), 1);  // nothing to do, and no launch
+}
+
+TEST_F(Gpu, ArenaLivesOnTheDevice) {
+  Arena arena("test", kGpu);
+  const Slot a = arena.declare("a", DType::f32, {1000}), b = arena.declare("b", DType::f64, {10});
+  arena.commit();
+  EXPECT_EQ(a.get().device, kGpu);
+  cuda::fill(ctx_, a, 2);
+  const OwnedTensor host(DType::f32, {1000});
+  cuda::copy(host, a);
+  EXPECT_EQ(host.as<float>()[999], 2.0f);
+  for (const unsigned char byte : bytes_of(b)) ASSERT_EQ(byte, 0);
+}
+
+TEST_F(Gpu, TooMuchMemoryIsARunErrorThatLeavesTheDeviceUsable) {
+  try {
+    const Buffer buffer(std::int64_t{1} << 50, kGpu);
+    FAIL() << "a pebibyte was allocated";
+  } catch (const RunError& error) {
+    EXPECT_EQ(std::string(error.what()),
+              "allocating 1125899906842624 bytes on cuda:0: out of memory");
+  }
+  expect_filled<float>(ctx_, DType::f32, 3, 3.0f, 100);
+}
+
+}  // namespace
+}  // namespace quietformer

@@ -1,0 +1,58 @@
+#include "core/math.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace quietformer {
+namespace {
+
+TEST(Math, ExpIsWithinTwoUlpOverAllFloats) {
+  // Every 97th float of both signs covers every exponent and all low mantissa patterns.
+  double worst = 0;
+  for (std::uint64_t bits = 0; bits < (1ull << 32); bits += 97) {
+    const float x = math::bits_to_float(static_cast<std::uint32_t>(bits));
+    const float got = math::exp(x);
+    if (std::isnan(x)) {
+      ASSERT_TRUE(std::isnan(got));
+      continue;
+    }
+    const double want = std::exp(static_cast<double>(x));
+    if (want > 3.4028235677973366e38) {
+      ASSERT_TRUE(std::isinf(got)) << x;
+    } else {
+      const float nearest = static_cast<float>(want);
+      const double ulp = std::max(double(std::nextafter(nearest, INFINITY)) - nearest, 0x1p-149);
+      if (std::isinf(ulp)) continue;
+      worst = std::max(worst, std::abs(got - want) / ulp);
+    }
+  }
+  EXPECT_LT(worst, 2.0);
+  EXPECT_EQ(math::exp(-INFINITY), 0.0f);
+  EXPECT_EQ(math::exp(INFINITY), INFINITY);
+  EXPECT_EQ(math::exp(0.0f), 1.0f);
+}
+
+TEST(Math, SigmoidKeepsRelativePrecisionInBothTails) {
+  for (float x = -87; x <= 87; x += 0.37f) {
+    const double want = 1 / (1 + std::exp(-double(x)));
+    EXPECT_NEAR(math::sigmoid(x), want, 4e-7 * want) << x;
+  }
+  EXPECT_EQ(math::sigmoid(-INFINITY), 0.0f);
+  EXPECT_EQ(math::sigmoid(INFINITY), 1.0f);
+}
+
+TEST(Math, Tanh) {
+  for (float x = -20; x <= 20; x += 0.01f) EXPECT_NEAR(math::tanh(x), std::tanh(double(x)), 1.5e-7);
+}
+
+TEST(Math, LogAddExpIsSafeAtTheEnds) {
+  EXPECT_EQ(math::logaddexp(-math::kInfinity<double>, -math::kInfinity<double>), -INFINITY);
+  EXPECT_EQ(math::logaddexp(-math::kInfinity<double>, 3.0), 3.0);
+  EXPECT_EQ(math::logaddexp(1000.0, -1000.0), 1000.0);
+  EXPECT_NEAR(math::logaddexp(-700.0, -700.0), -700 + std::log(2), 1e-12);
+}
+
+}  // namespace
+}  // namespace quietformer

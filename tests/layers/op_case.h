@@ -1,0 +1,50 @@
+// One description per operation, run as: fp64 gradient check, f32 against f64, bitwise independence
+// of the number of threads, and guards around everything written.
+#pragma once
+
+#include <functional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "core/context.h"
+#include "core/tensor.h"
+
+namespace quietformer::test {
+
+using Tensors = std::vector<Tensor>;
+
+/// What a gradient does to its memory.
+enum class Writes { overwrites, accumulates };
+
+struct OpInput {
+  std::string name;
+  Shape shape;
+  Writes gradient = Writes::overwrites;
+  double mean = 0;
+};
+
+struct OpCase {
+  std::string name;
+  std::vector<OpInput> inputs;
+  Shape output;
+  Mode mode = Mode::evaluate;
+  /// y from the inputs.
+  std::function<void(const Context&, const Tensor& y, const Tensors& in)> forward = {};
+  /// Gradients of all inputs from that of y. Saved state is made anew by calling forward's parts.
+  std::function<void(const Context&, const Tensors& d_in, const Tensor& dy, const Tensors& in)>
+      backward = {};
+};
+
+inline std::ostream& operator<<(std::ostream& out, const OpCase& c) {
+  return out << c.name;
+}
+
+/// Small for gradient checks; large enough for several chunks, and not a multiple of anything, for
+/// the rest.
+enum class OpSize { small, large };
+
+/// Every operation of layers/.
+std::vector<OpCase> op_cases(OpSize size);
+
+}  // namespace quietformer::test

@@ -1,0 +1,175 @@
+// Tensors for tests: made from a seed, guarded against overruns, compared with a stated tolerance.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numbers>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/random.h"
+
+namespace quietformer::test {
+
+/// Element offset of a row-major index into any strided view.
+inline std::int64_t offset_of(const Tensor& tensor, std::int64_t flat) {
+  std::int64_t offset = 0;
+  for (int i = tensor.shape.rank - 1; i >= 0; --i) {
+    offset += flat % tensor.shape[i] * tensor.stride[i];
+    flat /= tensor.shape[i];
+  }
+  return offset;
+}
+
+inline double get(const Tensor& tensor, std::int64_t flat) {
+  const std::int64_t at = offset_of(tensor, flat);
+  switch (tensor.dtype) {
+    case DType::f64:
+      return tensor.as<double>()[at];
+    case DType::f32:
+      return double(tensor.as<float>()[at]);
+    case DType::u8:
+      return tensor.as<std::uint8_t>()[at];
+    case DType::i32:
+      return tensor.as<std::int32_t>()[at];
+    case DType::i64:
+      return double(tensor.as<std::int64_t>()[at]);
+    default:
+      throw std::logic_error("type not supported by test::get");
+  }
+}
+
+inline void set(const Tensor& tensor, std::int64_t flat, double value) {
+  const std::int64_t at = offset_of(tensor, flat);
+  switch (tensor.dtype) {
+    case DType::f64:
+      tensor.as<double>()[at] = value;
+      return;
+    case DType::f32:
+      tensor.as<float>()[at] = float(value);
+      return;
+    case DType::u8:
+      tensor.as<std::uint8_t>()[at] = std::uint8_t(value);
+      return;
+    case DType::i32:
+      tensor.as<std::int32_t>()[at] = std::int32_t(value);
+      return;
+    default:
+      throw std::logic_error("type not supported by test::set");
+  }
+}
+
+inline void fill(const Tensor& tensor, double value) {
+  for (std::int64_t i = 0; i < tensor.count(); ++i) set(tensor, i, value);
+}
+
+/// N(mean, std^2), a function of (seed, logical index) alone: same values for f32 (rounded) and f64
+/// and for any strides.
+inline void fill_normal(const Tensor& tensor, std::uint32_t seed, double std = 1, double mean = 0) {
+  const RandomKey key = stream_key(seed, RandomPurpose::initialisation, 0, 0);
+  for (std::int64_t i = 0; i < tensor.count(); ++i) {
+    const Philox4 bits = philox(key, std::uint32_t(i), std::uint32_t(i >> 32), 0, 0);
+    const double u = (bits.word[0] + 0.5) / 4294967296.0, w = bits.word[1] / 4294967296.0;
+    const double normal = std::sqrt(-2 * std::log(u)) * std::cos(2 * std::numbers::pi * w);
+    set(tensor, i, double(float(mean + std * normal)));
+  }
+}
+
+inline OwnedTensor normal(DType dtype, const Shape& shape, std::uint32_t seed, double std = 1,
+                          double mean = 0) {
+  OwnedTensor tensor(dtype, shape);
+  fill_normal(tensor, seed, std, mean);
+  return tensor;
+}
+
+/// A contiguous tensor from literal values.
+inline OwnedTensor from_values(DType dtype, const Shape& shape, const std::vector<double>& values) {
+  OwnedTensor tensor(dtype, shape);
+  QF_EXPECTS(std::int64_t(values.size()) == shape.count());
+  for (std::int64_t i = 0; i < shape.count(); ++i) set(tensor, i, values[std::size_t(i)]);
+  return tensor;
+}
+
+/// A contiguous copy, in another type if wanted.
+inline OwnedTensor copy_as(const Tensor& tensor, DType dtype) {
+  OwnedTensor copy(dtype, tensor.shape);
+  for (std::int64_t i = 0; i < tensor.count(); ++i) set(copy, i, get(tensor, i));
+  return copy;
+}
+inline OwnedTensor copy_of(const Tensor& tensor) {
+  return copy_as(tensor, tensor.dtype);
+}
+
+inline double max_abs(const Tensor& tensor) {
+  double high = 0;
+  for (std::int64_t i = 0; i < tensor.count(); ++i) {
+    const double value = std::abs(get(tensor, i));
+    if (std::isnan(value)) return value;
+    if (std::isfinite(value)) high = std::max(high, value);
+  }
+  return high;
+}
+
+/// |actual - expected| <= tolerance * max|expected|, per tensor; infinities must be equal.
+inline testing::AssertionResult close(const Tensor& actual, const Tensor& expected,
+                                      double tolerance) {
+  if (!(actual.shape == expected.shape))
+    return testing::AssertionFailure()
+           << to_string(actual.shape) << " against " << to_string(expected.shape);
+  const double limit = tolerance * max_abs(expected);
+  for (std::int64_t i = 0; i < actual.count(); ++i) {
+    const double a = get(actual, i), e = get(expected, i);
+    if (a == e || std::abs(a - e) <= limit) continue;
+    return testing::AssertionFailure() << "element " << i << " of " << to_string(actual.shape)
+                                       << ": " << a << ", expected " << e << " +- " << limit;
+  }
+  return testing::AssertionSuccess();
+}
+
+/// Bitwise equality; -0 and 0 differ.
+inline testing::AssertionResult same_bits(const Tensor& a, const Tensor& b) {
+  if (!(a.shape == b.shape) || a.dtype != b.dtype)
+    return testing::AssertionFailure() << to_string(a.shape) << " against " << to_string(b.shape);
+  const auto size = std::size_t(size_of(a.dtype));
+  for (std::int64_t i = 0; i < a.count(); ++i)
+    if (std::memcmp(static_cast<const char*>(a.data) + offset_of(a, i) * std::int64_t(size),
+                    static_cast<const char*>(b.data) + offset_of(b, i) * std::int64_t(size),
+                    size) != 0)
+      return testing::AssertionFailure() << "element " << i << " of " << to_string(a.shape) << ": "
+                                         << get(a, i) << " against " << get(b, i);
+  return testing::AssertionSuccess();
+}
+
+/// A tensor whose memory starts as a pattern (so that "must be overwritten" is tested) and is
+/// followed and preceded by guard bytes.
+class GuardedTensor {
+ public:
+  GuardedTensor() = default;
+  GuardedTensor(DType dtype, const Shape& shape)
+      : bytes_(shape.count() * size_of(dtype)), buffer_(bytes_ + 2 * kGuard) {
+    std::memset(buffer_.data(), kPattern, std::size_t(buffer_.bytes()));
+    view_ = Tensor(bytes() + kGuard, dtype, shape);
+  }
+  operator const Tensor&() const { return view_; }
+  const Tensor& view() const { return view_; }
+
+  bool intact() const {
+    const auto is_pattern = [](std::uint8_t byte) { return byte == kPattern; };
+    return buffer_.bytes() == 0 ||
+           (std::all_of(bytes(), bytes() + kGuard, is_pattern) &&
+            std::all_of(bytes() + kGuard + bytes_, bytes() + buffer_.bytes(), is_pattern));
+  }
+
+ private:
+  static constexpr std::int64_t kGuard = 256;
+  static constexpr std::uint8_t kPattern = 0xA5;
+  std::uint8_t* bytes() const { return static_cast<std::uint8_t*>(buffer_.data()); }
+  std::int64_t bytes_ = 0;
+  Buffer buffer_;
+  Tensor view_;
+};
+
+}  // namespace quietformer::test
