@@ -1,0 +1,47 @@
+# Third parties. Each has one owner folder; public headers include none of them (tests/house checks).
+
+find_package(Threads REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(Eigen3 3.4 REQUIRED NO_MODULE)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(yaml-cpp REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(ZLIB REQUIRED)
+find_package(HDF5 REQUIRED COMPONENTS C)
+find_package(PkgConfig REQUIRED)
+# libzip's CMake package names its command line tools, which Debian ships apart; pkg-config does not.
+pkg_check_modules(libzip REQUIRED IMPORTED_TARGET libzip)
+pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
+
+if(NOT TARGET yaml-cpp::yaml-cpp)
+  add_library(yaml-cpp::yaml-cpp ALIAS yaml-cpp)  # before 0.8
+endif()
+
+# Several ranks come in a later version: what is there is reported, nothing uses it.
+foreach(part MPI NCCL)
+  if(QUIETFORMER_${part} STREQUAL "ON")
+    message(FATAL_ERROR "QUIETFORMER_${part}=ON: this version has no multi-rank training, "
+                        "expected AUTO or OFF")
+  endif()
+  set(QUIETFORMER_${part}_STATUS "off (QUIETFORMER_${part}=OFF)")
+endforeach()
+if(QUIETFORMER_MPI STREQUAL "AUTO")
+  find_package(MPI QUIET COMPONENTS CXX)
+  set(QUIETFORMER_MPI_STATUS "not found (not used by this version)")
+  if(MPI_CXX_FOUND)
+    set(QUIETFORMER_MPI_STATUS "${MPI_CXX_VERSION} found (not used by this version)")
+  endif()
+endif()
+if(QUIETFORMER_NCCL STREQUAL "AUTO")
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS $ENV{NCCL_HOME}/include /usr/local/cuda/include)
+  mark_as_advanced(NCCL_INCLUDE_DIR)
+  set(QUIETFORMER_NCCL_STATUS "not found (not used by this version)")
+  if(NCCL_INCLUDE_DIR)
+    file(STRINGS ${NCCL_INCLUDE_DIR}/nccl.h version REGEX "#define NCCL_(MAJOR|MINOR|PATCH) +[0-9]+")
+    string(REGEX MATCHALL "[0-9]+" version "${version}")
+    list(JOIN version "." version)
+    set(QUIETFORMER_NCCL_STATUS "${version} found (not used by this version)")
+  endif()
+endif()
