@@ -122,7 +122,8 @@ struct AttentionProblem {
   std::array<Tensor, kMaxHeadParameters> d_head_parameters;  // (H)
   Tensor dscale;                                             // (1): gradient of scale
 
-  /// Scratch for the implementation, at least workspace_bytes() of it, u8, 64-byte aligned.
+  /// Scratch for the implementation, at least workspace_bytes() of it, u8, 64-byte aligned. Nothing
+  /// in it outlives the call.
   Tensor workspace;
 
   std::int64_t batch() const {  // B, or the number of packed sequences
@@ -162,16 +163,20 @@ class AttentionImplementation {
   /// Why this implementation cannot run the (checked) problem; nullopt when it can.
   virtual std::optional<std::string> why_not(const AttentionProblem& problem,
                                              Direction direction) const = 0;
-  /// Scratch that forward and backward may use, for problems of these shapes and options. Looks at
-  /// shapes, types, options and ctx.threads only, so tensors without memory (null data) will do.
-  virtual std::int64_t workspace_bytes(const Context& ctx,
-                                       const AttentionProblem& problem) const = 0;
+  /// Scratch that the direction may use, for problems of these shapes and options. Looks at shapes,
+  /// types, options and ctx.threads only, so tensors without memory (null data) will do.
+  virtual std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem,
+                                       Direction direction) const = 0;
   virtual void forward(const Context& ctx, const AttentionProblem& problem) const = 0;
   virtual void backward(const Context& ctx, const AttentionProblem& problem) const = 0;
 };
 
 /// Every implementation of this build, preferred first.
 const std::vector<const AttentionImplementation*>& implementations();
+
+/// What serves both directions.
+std::int64_t workspace_bytes(const AttentionImplementation& implementation, const Context& ctx,
+                             const AttentionProblem& problem);
 
 /// `name` "auto": the first that can run the problem in both directions. Any other name: that one,
 /// or InputError with its why_not; never another.

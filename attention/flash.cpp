@@ -3,8 +3,7 @@
 #include <algorithm>
 
 #include "attention/backward_sums.h"
-#include "attention/policies.h"
-#include "attention/registry.h"
+#include "attention/pair_table.h"
 #include "attention/workspace.h"
 
 namespace quietformer {
@@ -45,25 +44,6 @@ bool unit_operands(const AttentionProblem& p) {
   return info_of(p.score).operands == Operands::unit_groups;
 }
 
-struct PairEntry {
-  std::string_view score, normalizer;
-  void (*forward)(const Context&, const AttentionProblem&);
-  void (*backward)(const Context&, const AttentionProblem&);
-};
-
-#define QF_PAIR(S, N) {S::name, N::name, &FlashPair<S, N>::forward, &FlashPair<S, N>::backward},
-constexpr PairEntry kPairs[] = {QUIETFORMER_ATTENTION_PAIRS(QF_PAIR)};
-#undef QF_PAIR
-
-const PairEntry& find_pair(const AttentionProblem& problem) {
-  const auto* pair =
-      std::find_if(std::begin(kPairs), std::end(kPairs), [&](const PairEntry& entry) {
-        return entry.score == name_of(problem.score) && entry.normalizer == problem.normalizer;
-      });
-  QF_EXPECTS(pair != std::end(kPairs));
-  return *pair;
-}
-
 class Flash final : public AttentionImplementation {
  public:
   std::string_view name() const override { return "flash"; }
@@ -76,19 +56,20 @@ class Flash final : public AttentionImplementation {
     return std::nullopt;
   }
 
-  std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem) const override {
-    return std::max(FlashForwardLayout(ctx, problem).bytes,
-                    FlashBackwardLayout(ctx, problem).bytes);
+  std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem,
+                               Direction direction) const override {
+    return direction == Direction::forward ? FlashForwardLayout(ctx, problem).bytes
+                                           : FlashBackwardLayout(ctx, problem).bytes;
   }
 
   void forward(const Context& ctx, const AttentionProblem& problem) const override {
     prepare(*this, ctx, problem, Direction::forward);
-    find_pair(problem).forward(ctx, problem);
+    PairTable<FlashPair>::find(problem).forward(ctx, problem);
   }
 
   void backward(const Context& ctx, const AttentionProblem& problem) const override {
     prepare(*this, ctx, problem, Direction::backward);
-    find_pair(problem).backward(ctx, problem);
+    PairTable<FlashPair>::find(problem).backward(ctx, problem);
   }
 };
 
@@ -118,6 +99,7 @@ FlashSizes::FlashSizes(const AttentionProblem& p)
 FlashForwardLayout::FlashForwardLayout(const Context& ctx, const AttentionProblem& p)
     : FlashSizes(p), slices(std::max(1, ctx.threads)) {
   const std::int64_t pairs = info_of(p.score).pairs, unit = unit_operands(p) ? 1 : 0;
+  const bool totalled = p.total_attention.shape.rank != 0;
   Carver slice;
   scores = slice(shape.rows * forward_keys * size);
   far_scores = slice((pairs - 1) * shape.rows * forward_keys * size);
@@ -125,7 +107,7 @@ FlashForwardLayout::FlashForwardLayout(const Context& ctx, const AttentionProble
   for (int pair = 0; pair < 2; ++pair)
     unit_rows[pair] = slice(pair < pairs ? unit * kQueries * dim * size : 0);
   factors = slice(p.dropout.probability > 0 ? forward_keys * size : 0);
-  totals = slice(forward_keys * 8);
+  totals = slice(totalled ? forward_keys * 8 : 0);
   slice_bytes = slice.bytes;
 
   Carver take;
@@ -133,7 +115,7 @@ FlashForwardLayout::FlashForwardLayout(const Context& ctx, const AttentionProble
   for (int pair = 0; pair < 2; ++pair)
     key_columns[pair] = take(pair < pairs ? batch * kv_heads * keys * dim * size : 0);
   value_rows = take(batch * kv_heads * keys * padded_value_dim * size);
-  row_saved = take(batch * heads * queries * 8);
+  row_saved = take(totalled ? batch * heads * queries * 8 : 0);
   bytes = take.bytes;
 }
 

@@ -3,33 +3,12 @@
 #include <algorithm>
 
 #include "attention/backward_sums.h"
-#include "attention/policies.h"
-#include "attention/registry.h"
+#include "attention/pair_table.h"
 #include "attention/workspace.h"
 #include "core/buffer.h"
 
 namespace quietformer {
 namespace {
-
-struct PairEntry {
-  std::string_view score, normalizer;
-  void (*forward)(const Context&, const AttentionProblem&);
-  void (*backward)(const Context&, const AttentionProblem&);
-};
-
-#define QF_PAIR(S, N) \
-  {S::name, N::name, &ReferencePair<S, N>::forward, &ReferencePair<S, N>::backward},
-constexpr PairEntry kPairs[] = {QUIETFORMER_ATTENTION_PAIRS(QF_PAIR)};
-#undef QF_PAIR
-
-const PairEntry& find_pair(const AttentionProblem& problem) {
-  const auto* pair =
-      std::find_if(std::begin(kPairs), std::end(kPairs), [&](const PairEntry& entry) {
-        return entry.score == name_of(problem.score) && entry.normalizer == problem.normalizer;
-      });
-  QF_EXPECTS(pair != std::end(kPairs));
-  return *pair;
-}
 
 class Reference final : public AttentionImplementation {
  public:
@@ -40,18 +19,19 @@ class Reference final : public AttentionImplementation {
     return std::nullopt;
   }
 
-  std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem) const override {
+  std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem,
+                               Direction) const override {
     return ReferenceLayout(ctx, problem).bytes;
   }
 
   void forward(const Context& ctx, const AttentionProblem& problem) const override {
     prepare(*this, ctx, problem, Direction::forward);
-    find_pair(problem).forward(ctx, problem);
+    PairTable<ReferencePair>::find(problem).forward(ctx, problem);
   }
 
   void backward(const Context& ctx, const AttentionProblem& problem) const override {
     prepare(*this, ctx, problem, Direction::backward);
-    find_pair(problem).backward(ctx, problem);
+    PairTable<ReferencePair>::find(problem).backward(ctx, problem);
   }
 };
 

@@ -67,9 +67,8 @@ double default_scale(Score score, std::int64_t head_dim) {
 }
 
 const std::vector<const AttentionImplementation*>& implementations() {
-  // reference first until flash is measured to be at least as quick at every size that trains.
-  static const std::vector<const AttentionImplementation*> all{&reference_implementation(),
-                                                               &flash_implementation()};
+  static const std::vector<const AttentionImplementation*> all{&flash_implementation(),
+                                                               &reference_implementation()};
   return all;
 }
 

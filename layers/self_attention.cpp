@@ -157,8 +157,11 @@ void SelfAttention::declare(const Context& ctx, Arena& arena, BatchShape shape, 
   AttentionProblem largest = problem(Memory::shapes, shape);
   add_gradients(largest, Memory::shapes, shape);
   implementation_ = &choose(config_.implementation, largest);
-  workspace_ = arena.declare_shared("attention_workspace", DType::u8,
-                                    {implementation_->workspace_bytes(ctx, largest)});
+  workspace_ = arena.declare_shared(
+      "attention_workspace", DType::u8,
+      {purpose == Purpose::training
+           ? workspace_bytes(*implementation_, ctx, largest)
+           : implementation_->workspace_bytes(ctx, largest, Direction::forward)});
 }
 
 Tensor SelfAttention::rows(Memory memory, const Slot& slot, std::int64_t width,

@@ -75,7 +75,7 @@ class AttentionCase {
   /// Call again after a change of options that needs more scratch.
   void provide_workspace() {
     problem.workspace = Tensor();
-    workspace_ = GuardedTensor(DType::u8, {implementation().workspace_bytes(ctx, problem)});
+    workspace_ = GuardedTensor(DType::u8, {workspace_bytes(implementation(), ctx, problem)});
     problem.workspace = workspace_;
   }
 

@@ -257,9 +257,14 @@ TEST(BadInput, EachDirectionNeedsItsTensors) {
 TEST(BadInput, WorkspaceTooSmallOrMisaligned) {
   AttentionCase c(CaseOptions{});
   const Tensor whole = c.problem.workspace;
-  c.problem.workspace = whole.slice(0, 0, whole.count() - 1);
-  EXPECT_NE(message_of([&] { c.forward(); }).find(CaseOptions().implementation + " needs"),
-            std::string::npos);
+  for (const Direction direction : {Direction::forward, Direction::backward}) {
+    const std::int64_t needed = c.implementation().workspace_bytes(c.ctx, c.problem, direction);
+    const auto run = [&] { direction == Direction::forward ? c.forward() : c.backward(); };
+    c.problem.workspace = whole.slice(0, 0, needed);
+    EXPECT_EQ(message_of(run), "");
+    c.problem.workspace = whole.slice(0, 0, needed - 1);
+    EXPECT_NE(message_of(run).find(CaseOptions().implementation + " needs"), std::string::npos);
+  }
   c.problem.workspace = {};
   EXPECT_NE(message_of([&] { c.forward(); }).find("workspace: 0 bytes"), std::string::npos);
   const OwnedTensor larger(DType::u8, {whole.count() + 64});

@@ -71,7 +71,7 @@ struct FixtureRun {
     p.total_attention = output({p.q.shape[0], p.q.shape[1], p.k.shape[2]});
     p.dq = output(p.q.shape), p.dk = output(p.k.shape), p.dv = output(p.v.shape);
     p.dq2 = output(p.q2.shape), p.dk2 = output(p.k2.shape), p.dbias = output(p.bias.shape);
-    p.workspace = keep({DType::u8, {implementation.workspace_bytes(ctx, p)}});
+    p.workspace = keep({DType::u8, {workspace_bytes(implementation, ctx, p)}});
     implementation.forward(ctx, p);
     implementation.backward(ctx, p);
   }

@@ -275,7 +275,7 @@ std::int64_t workspace_of(std::int64_t length) {
   p.q = p.k = p.v = p.o = Tensor(nullptr, DType::f32, {1, 8, length, 64});
   p.row_state = Tensor(nullptr, DType::f32, {1, 8, length});
   p.scale = 0.125, p.causal = true;
-  return choose("flash", p).workspace_bytes(ctx, p);
+  return workspace_bytes(choose("flash", p), ctx, p);
 }
 
 TEST(Flash, MemoryGrowsWithTheLengthNotItsSquare) {

@@ -66,12 +66,12 @@ TEST(Workspace, NeedsShapesOnly) {
   o.score = Score::cosine, o.bias = {1, 2, 4, 5}, o.dropout = 0.1;
   o.queries = {2, 2}, o.keys = {3, 2};
   AttentionCase c(o);
-  const std::int64_t bytes = c.implementation().workspace_bytes(c.ctx, c.problem);
+  const std::int64_t bytes = workspace_bytes(c.implementation(), c.ctx, c.problem);
   AttentionProblem shapes = c.problem;
   for (Tensor* t : {&shapes.q, &shapes.k, &shapes.v, &shapes.o, &shapes.bias, &shapes.dbias,
                     &shapes.cu_seqlens_q, &shapes.cu_seqlens_k})
     t->data = nullptr;
-  EXPECT_EQ(c.implementation().workspace_bytes(c.ctx, shapes), bytes);
+  EXPECT_EQ(workspace_bytes(c.implementation(), c.ctx, shapes), bytes);
 }
 
 // 2-D is one head, 3-D merged batch and heads, 4-D with 3-D keys one shared key head.

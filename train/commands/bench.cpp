@@ -99,7 +99,7 @@ Json bench_attention(const AttentionArguments& args, std::int64_t length) {
     problem.head_parameters[i] = parameters[i];
   }
   const AttentionImplementation& implementation = choose(args.implementation, problem);
-  const OwnedTensor workspace(DType::u8, {implementation.workspace_bytes(ctx, problem)});
+  const OwnedTensor workspace(DType::u8, {workspace_bytes(implementation, ctx, problem)});
   problem.workspace = workspace;
 
   const double forward = median_ms(args.repeats, [&] { implementation.forward(ctx, problem); });
