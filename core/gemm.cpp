@@ -1,7 +1,15 @@
-// Eigen's own threading is off: its blocking of K, and so the rounding, depends on the number of
-// threads. We cut C into tiles instead; every element is one serial product over the whole of K.
+// C is cut into tiles that depend on its shape alone; a tile is the sum of blocks of the depth,
+// each a product of strips of A and panels of B (core/tile_product.h):
+//
+//   for tiles of C                      (parallel)
+//     for blocks of the depth
+//       pack the strips of A, if A is transposed
+//       for panels of B's columns
+//         pack the panel                it stays in the second-level cache, a strip in the first
+//         for strips of A: C (strip, panel) += strip * panel
+//
 #define EIGEN_DONT_PARALLELIZE
-// The packing buffers of a tile fit the stack, so that a training step allocates nothing.
+// Eigen's packing buffers in gemm_serial fit the stack, so that a training step allocates nothing.
 #define EIGEN_STACK_ALLOCATION_LIMIT (2 * 1024 * 1024)
 #include "core/gemm.h"
 
@@ -9,6 +17,7 @@
 #include <algorithm>
 
 #include "core/parallel.h"
+#include "core/tile_product.h"
 
 namespace quietformer {
 namespace {
@@ -25,19 +34,104 @@ struct Tile {
 };
 
 // Large enough to amortise packing, small enough that many cores find work: halved until there are
-// kTiles of them or they reach kSmallest (whose packing costs about a tenth).
+// kTiles of them or they reach a sixteenth. Multiples of a strip's rows and of a panel.
 Tile tile_of(std::int64_t m, std::int64_t n) {
-  constexpr std::int64_t kLargest = 256, kSmallest = 64, kTiles = 16;
-  Tile tile{kLargest, kLargest};
+  constexpr std::int64_t kTiles = 16;
+  constexpr Tile kLargest{264, 256}, kSmallest{66, 64};
+  Tile tile = kLargest;
   const auto count = [&] {
     return ((m + tile.rows - 1) / tile.rows) * ((n + tile.cols - 1) / tile.cols);
   };
   while (count() < kTiles) {
-    std::int64_t& longer = std::min(tile.rows, m) > std::min(tile.cols, n) ? tile.rows : tile.cols;
-    if (longer <= kSmallest) break;
-    longer /= 2;
+    if (tile.rows > kSmallest.rows &&
+        (std::min(tile.rows, m) > std::min(tile.cols, n) || tile.cols == kSmallest.cols))
+      tile.rows /= 2;
+    else if (tile.cols > kSmallest.cols)
+      tile.cols /= 2;
+    else
+      break;
   }
   return tile;
+}
+
+constexpr std::int64_t kDepth = 256;       // of a block
+constexpr std::int64_t kPanelBytes = 256;  // of a row of the widest panel
+constexpr std::int64_t kMostRows = 264;    // of a tile
+constexpr std::int64_t kStripRows = 6;     // of the tallest strip
+
+/// The memory of one tile, on the stack of its thread.
+template <class T>
+struct Packed {
+  alignas(64) T panel[kDepth * kPanelBytes / sizeof(T)];
+  alignas(64) T strips[kMostRows * kDepth];
+  alignas(64) T edge[kStripRows * kPanelBytes / sizeof(T)];
+};
+
+/// One operand as op() leaves it: element (i, j) is data[i * row + j * column].
+template <class T>
+struct Operand {
+  const T* data;
+  std::int64_t ld;
+  bool transposed;
+  const T* at(std::int64_t i, std::int64_t j) const {
+    return transposed ? data + j * ld + i : data + i * ld + j;
+  }
+};
+
+/// A^T's rows [0, rows) and depth [0, depth) as strips: (strip, depth, row of the strip).
+template <class T>
+void pack_strips(T* to, const T* from, std::int64_t ld, std::int64_t rows, std::int64_t depth) {
+  for (std::int64_t r = 0; r < rows; r += kStripRows) {
+    const std::int64_t count = std::min(kStripRows, rows - r);
+    for (std::int64_t p = 0; p < depth; ++p, to += kStripRows) {
+      const T* const source = from + p * ld + r;
+      if (count == kStripRows)
+        for (std::int64_t i = 0; i < kStripRows; ++i) to[i] = source[i];
+      else
+        for (std::int64_t i = 0; i < count; ++i) to[i] = source[i];
+    }
+  }
+}
+
+/// C (m, n) of one tile.
+template <class T>
+void multiply_tile(std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const Operand<T>& a,
+                   const Operand<T>& b, T* c, std::int64_t ldc, Accumulate accumulate) {
+  const StripShape shape = strip_shape<T>();
+  QF_EXPECTS(shape.rows == kStripRows);
+  Packed<T> memory;
+  for (std::int64_t p = 0; p < k; p += kDepth) {
+    const std::int64_t depth = std::min(kDepth, k - p);
+    if (a.transposed) pack_strips(memory.strips, a.at(0, p), a.ld, m, depth);
+    for (std::int64_t j = 0; j < n; j += shape.panel) {
+      const std::int64_t cols = std::min(shape.panel, n - j);
+      if (b.transposed)
+        pack_transposed(memory.panel, b.at(p, j), b.ld, cols, depth);
+      else
+        pack_rows(memory.panel, shape.panel, b.at(p, j), b.ld, depth, cols);
+      const Panels<T> panel{memory.panel, shape.panel, shape.panel * depth};
+      for (std::int64_t i = 0; i < m; i += shape.rows) {
+        const std::int64_t rows = std::min(shape.rows, m - i);
+        const Strip<T> strip = a.transposed ? Strip<T>{memory.strips + i * depth, 1, kStripRows}
+                                            : Strip<T>{a.at(i, p), a.ld, 1};
+        T* const out = c + i * ldc + j;
+        if (cols % shape.vector == 0) {
+          multiply_strip(rows, depth, 0, cols, alpha, strip, panel, out, ldc, accumulate);
+          continue;
+        }
+        // Whole vectors would reach beyond C.
+        multiply_strip(rows, depth, 0, cols, alpha, strip, panel, memory.edge, shape.panel,
+                       Accumulate::overwrite);
+        for (std::int64_t r = 0; r < rows; ++r)
+          for (std::int64_t e = 0; e < cols; ++e) {
+            T& element = out[r * ldc + e];
+            element =
+                memory.edge[r * shape.panel + e] + (accumulate == Accumulate::add ? element : T(0));
+          }
+      }
+    }
+    accumulate = Accumulate::add;
+  }
 }
 
 }  // namespace
@@ -83,13 +177,17 @@ void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, co
   const std::int64_t row_tiles = (m + size.rows - 1) / size.rows;
   const std::int64_t col_tiles = (n + size.cols - 1) / size.cols;
   dispatch_floating(c.dtype, [&]<class T>() {
+    const Operand<T> left{a.as<T>(), a.stride[0], ta == Transpose::yes};
+    const Operand<T> right{b.as<T>(), b.stride[0], tb == Transpose::yes};
     parallel_chunks(ctx, row_tiles * col_tiles, [&](std::int64_t tile, int) {
       const std::int64_t row = tile / col_tiles * size.rows, col = tile % col_tiles * size.cols;
       const std::int64_t rows = std::min(size.rows, m - row), cols = std::min(size.cols, n - col);
-      const T* left = a.as<T>() + (ta == Transpose::no ? row * a.stride[0] : row);
-      const T* right = b.as<T>() + (tb == Transpose::no ? col : col * b.stride[0]);
-      gemm_serial<T>(rows, cols, k, T(alpha), left, a.stride[0], ta, right, b.stride[0], tb,
-                     c.as<T>() + row * c.stride[0] + col, c.stride[0], accumulate);
+      T* const out = c.as<T>() + row * c.stride[0] + col;
+      if (k == 0 && accumulate == Accumulate::overwrite)
+        for (std::int64_t i = 0; i < rows; ++i) std::fill_n(out + i * c.stride[0], cols, T(0));
+      multiply_tile<T>(rows, cols, k, T(alpha), {left.at(row, 0), left.ld, left.transposed},
+                       {right.at(0, col), right.ld, right.transposed}, out, c.stride[0],
+                       accumulate);
     });
   });
 }

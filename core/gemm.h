@@ -1,4 +1,4 @@
-// Matrix products. Eigen on the CPU.
+// Matrix products on the CPU: our own strips and panels for layers, Eigen for the reference.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,9 @@ enum class Accumulate : std::uint8_t { overwrite, add };
 void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, const Tensor& b,
           Transpose tb, double alpha = 1.0, Accumulate accumulate = Accumulate::overwrite);
 
-/// The same on the calling thread, without checks, for use inside a parallel chunk (attention).
-/// ld* are row strides in elements.
+/// The same by Eigen on the calling thread, without checks, for use inside a parallel chunk of the
+/// attention reference: a product that shares nothing with what it is compared with. ld* are row
+/// strides in elements.
 template <class T>
 void gemm_serial(std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a,
                  std::int64_t lda, Transpose ta, const T* b, std::int64_t ldb, Transpose tb, T* c,

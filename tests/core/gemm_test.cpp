@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -21,29 +24,47 @@ void fill(const Tensor& t, std::uint32_t stream) {
   }
 }
 
-TEST(Gemm, MatchesTripleLoopForEveryTransposeAndAccumulate) {
+/// Largest difference to a triple loop in f64, for one type and shape.
+double error_of(DType dtype, std::int64_t m, std::int64_t n, std::int64_t k, Transpose ta,
+                Transpose tb, Accumulate accumulate) {
   Context ctx;
   ctx.threads = 2;
-  const std::int64_t m = 37, n = 300, k = 65;
-  for (const Transpose ta : {Transpose::no, Transpose::yes})
-    for (const Transpose tb : {Transpose::no, Transpose::yes})
-      for (const Accumulate accumulate : {Accumulate::overwrite, Accumulate::add}) {
-        OwnedTensor a(DType::f64, ta == Transpose::no ? Shape{m, k} : Shape{k, m});
-        OwnedTensor b(DType::f64, tb == Transpose::no ? Shape{k, n} : Shape{n, k});
-        OwnedTensor c(DType::f64, {m, n}), before(DType::f64, {m, n});
-        fill(a, 1), fill(b, 2), fill(c, 3), fill(before, 3);
-        gemm(ctx, c, a, ta, b, tb, 0.5, accumulate);
-        for (std::int64_t i = 0; i < m; ++i)
-          for (std::int64_t j = 0; j < n; ++j) {
-            double sum = 0;
-            for (std::int64_t p = 0; p < k; ++p)
-              sum += (ta == Transpose::no ? a.as<double>()[i * k + p] : a.as<double>()[p * m + i]) *
-                     (tb == Transpose::no ? b.as<double>()[p * n + j] : b.as<double>()[j * k + p]);
-            sum *= 0.5;
-            if (accumulate == Accumulate::add) sum += before.as<double>()[i * n + j];
-            ASSERT_NEAR(c.as<double>()[i * n + j], sum, 1e-12);
-          }
+  const OwnedTensor a(dtype, ta == Transpose::no ? Shape{m, k} : Shape{k, m}),
+      b(dtype, tb == Transpose::no ? Shape{k, n} : Shape{n, k}), c(dtype, {m, n}),
+      before(dtype, {m, n});
+  fill(a, 1), fill(b, 2), fill(c, 3), fill(before, 3);
+  gemm(ctx, c, a, ta, b, tb, 0.5, accumulate);
+  double worst = 0;
+  dispatch_floating(dtype, [&]<class T>() {
+    for (std::int64_t i = 0; i < m; ++i)
+      for (std::int64_t j = 0; j < n; ++j) {
+        double sum = 0;
+        for (std::int64_t p = 0; p < k; ++p)
+          sum += double(a.as<T>()[ta == Transpose::no ? i * k + p : p * m + i]) *
+                 double(b.as<T>()[tb == Transpose::no ? p * n + j : j * k + p]);
+        sum *= 0.5;
+        if (accumulate == Accumulate::add) sum += double(before.as<T>()[i * n + j]);
+        worst = std::max(worst, std::abs(double(c.as<T>()[i * n + j]) - sum));
       }
+  });
+  return worst;
+}
+
+// Depths of several blocks and of none, columns that end within a vector, rows within a strip, more
+// than one tile.
+TEST(Gemm, MatchesTripleLoopForEveryTransposeAndAccumulate) {
+  for (const auto [m, n, k] : {std::array<std::int64_t, 3>{37, 300, 65},
+                               {1, 1, 1},
+                               {6, 64, 256},
+                               {70, 33, 600},
+                               {530, 131, 257},
+                               {5, 7, 0}})
+    for (const Transpose ta : {Transpose::no, Transpose::yes})
+      for (const Transpose tb : {Transpose::no, Transpose::yes})
+        for (const Accumulate accumulate : {Accumulate::overwrite, Accumulate::add}) {
+          EXPECT_LT(error_of(DType::f64, m, n, k, ta, tb, accumulate), 1e-13) << m << " " << n;
+          EXPECT_LT(error_of(DType::f32, m, n, k, ta, tb, accumulate), 1e-5) << m << " " << n;
+        }
 }
 
 TEST(Gemm, BitwiseIndependentOfThreads) {
