@@ -3,7 +3,7 @@
 //
 //   for tiles of C                      (parallel)
 //     for blocks of the depth
-//       pack the strips of A, if A is transposed
+//       pack the rows of A^T, if A is transposed
 //       for panels of B's columns
 //         pack the panel                it stays in the second-level cache, a strip in the first
 //         for strips of A: C (strip, panel) += strip * panel
@@ -34,9 +34,9 @@ struct Tile {
 };
 
 // Large enough to amortise packing, small enough that many cores find work: halved until there are
-// kTiles of them or they reach a sixteenth. Multiples of a strip's rows and of a panel.
+// kTiles of them or they reach kSmallest. Multiples of a strip's rows and of a panel.
 Tile tile_of(std::int64_t m, std::int64_t n) {
-  constexpr std::int64_t kTiles = 16;
+  constexpr std::int64_t kTiles = 8;
   constexpr Tile kLargest{264, 256}, kSmallest{66, 64};
   Tile tile = kLargest;
   const auto count = [&] {
@@ -54,7 +54,7 @@ Tile tile_of(std::int64_t m, std::int64_t n) {
   return tile;
 }
 
-constexpr std::int64_t kDepth = 256;       // of a block
+constexpr std::int64_t kDepth = 512;       // of a block
 constexpr std::int64_t kPanelBytes = 256;  // of a row of the widest panel
 constexpr std::int64_t kMostRows = 264;    // of a tile
 constexpr std::int64_t kStripRows = 6;     // of the tallest strip
@@ -63,11 +63,11 @@ constexpr std::int64_t kStripRows = 6;     // of the tallest strip
 template <class T>
 struct Packed {
   alignas(64) T panel[kDepth * kPanelBytes / sizeof(T)];
-  alignas(64) T strips[kMostRows * kDepth];
+  alignas(64) T left[kMostRows * kDepth];  // rows of A^T, cut out of wider ones: fewer pages
   alignas(64) T edge[kStripRows * kPanelBytes / sizeof(T)];
 };
 
-/// One operand as op() leaves it: element (i, j) is data[i * row + j * column].
+/// One operand as op() leaves it: its element (i, j) is *at(i, j).
 template <class T>
 struct Operand {
   const T* data;
@@ -78,21 +78,6 @@ struct Operand {
   }
 };
 
-/// A^T's rows [0, rows) and depth [0, depth) as strips: (strip, depth, row of the strip).
-template <class T>
-void pack_strips(T* to, const T* from, std::int64_t ld, std::int64_t rows, std::int64_t depth) {
-  for (std::int64_t r = 0; r < rows; r += kStripRows) {
-    const std::int64_t count = std::min(kStripRows, rows - r);
-    for (std::int64_t p = 0; p < depth; ++p, to += kStripRows) {
-      const T* const source = from + p * ld + r;
-      if (count == kStripRows)
-        for (std::int64_t i = 0; i < kStripRows; ++i) to[i] = source[i];
-      else
-        for (std::int64_t i = 0; i < count; ++i) to[i] = source[i];
-    }
-  }
-}
-
 /// C (m, n) of one tile.
 template <class T>
 void multiply_tile(std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const Operand<T>& a,
@@ -102,7 +87,7 @@ void multiply_tile(std::int64_t m, std::int64_t n, std::int64_t k, T alpha, cons
   Packed<T> memory;
   for (std::int64_t p = 0; p < k; p += kDepth) {
     const std::int64_t depth = std::min(kDepth, k - p);
-    if (a.transposed) pack_strips(memory.strips, a.at(0, p), a.ld, m, depth);
+    if (a.transposed) pack_rows(memory.left, m, a.at(0, p), a.ld, depth, m);
     for (std::int64_t j = 0; j < n; j += shape.panel) {
       const std::int64_t cols = std::min(shape.panel, n - j);
       if (b.transposed)
@@ -112,8 +97,8 @@ void multiply_tile(std::int64_t m, std::int64_t n, std::int64_t k, T alpha, cons
       const Panels<T> panel{memory.panel, shape.panel, shape.panel * depth};
       for (std::int64_t i = 0; i < m; i += shape.rows) {
         const std::int64_t rows = std::min(shape.rows, m - i);
-        const Strip<T> strip = a.transposed ? Strip<T>{memory.strips + i * depth, 1, kStripRows}
-                                            : Strip<T>{a.at(i, p), a.ld, 1};
+        const Strip<T> strip =
+            a.transposed ? Strip<T>{memory.left + i, 1, m} : Strip<T>{a.at(i, p), a.ld, 1};
         T* const out = c + i * ldc + j;
         if (cols % shape.vector == 0) {
           multiply_strip(rows, depth, 0, cols, alpha, strip, panel, out, ldc, accumulate);
