@@ -50,7 +50,8 @@ static bool attention(const qf::Context& ctx) {
   problem.d_head_parameters = {qf::Tensor(), d_sink};
 
   const qf::AttentionImplementation& implementation = qf::choose("auto", problem);
-  const qf::OwnedTensor workspace(qf::DType::u8, {implementation.workspace_bytes(ctx, problem)});
+  const qf::OwnedTensor workspace(qf::DType::u8,
+                                  {qf::workspace_bytes(implementation, ctx, problem)});
   problem.workspace = workspace;
   implementation.forward(ctx, problem);
   implementation.backward(ctx, problem);
