@@ -15,7 +15,12 @@
 // i32. Statistics (lse, ...) and per-head parameters have the type of q.
 //
 // A tensor is absent when its shape has rank 0 (the default). Outputs may not overlap inputs or
-// each other.
+// each other; what is there is overwritten, gradients included.
+//
+// Sources: Vaswani et al. 2017 (dot, softmax); Miller 2023 (softmax plus one); Ramapuram et al.,
+// arXiv 2409.04431 (sigmoid); Press et al., arXiv 2108.12409 (ALiBi); Ainslie et al., arXiv
+// 2305.13245 (grouped queries); Srivastava et al. 2014 (dropout). docs/attention.md has the
+// formulas.
 #pragma once
 
 #include <array>
@@ -77,10 +82,9 @@ struct AttentionDropout {
 /// strides, unit inner stride, so BHTD, BTHD and slices of packed qkv need no copy. Use
 /// set_inputs() for 2-D and 3-D tensors.
 /// Packed sequences: cu_seqlens_q/k (B+1) are given; then q is (1,H,total_q,D), k and v
-/// (1,Hk,total_k,.), o like q; sequence b owns rows [cu[b], cu[b+1]) and everything indexed by (i,
-/// j)
-/// - causal, window, bias, mask, dropout - counts from the start of its sequence; L and S of bias,
-/// mask and key_padding are then at least those of the longest sequence.
+/// (1,Hk,total_k,.), o like q; sequence b owns rows [cu[b], cu[b+1]). Positions (i, j) of causal,
+/// window, bias, mask and dropout count from the start of their sequence; L and S of bias, mask and
+/// key_padding are then at least those of the longest sequence.
 struct AttentionProblem {
   // --- inputs ---
   Tensor q, k, v;
@@ -136,7 +140,7 @@ struct AttentionProblem {
 
 /// Sets q, k, v (and o, do, dq, dk, dv where present) from tensors of lower rank: all 2-D (L,D) is
 /// one head; all 3-D (N,L,D) is merged batch and heads, N batch entries of one head each; q 4-D
-/// with k, v 3-D (B,S,D) is one shared kv head.
+/// with k, v 3-D (B,S,D) is one shared kv head. InputError naming a tensor whose rank does not fit.
 struct AttentionViews {
   Tensor q, k, v, q2, k2, o, do_, dq, dk, dv, dq2, dk2;
 };
@@ -155,7 +159,9 @@ enum class Direction : std::uint8_t { forward, backward };
 /// Implementations call it first.
 void check(const AttentionProblem& problem, Direction direction);
 
-/// One way to compute attention. Stateless; obtain from implementations() or choose().
+/// One way to compute attention. Stateless, so several threads may use it at once; obtain from
+/// implementations() or choose(). forward() and backward() throw InputError for what check() or
+/// why_not() refuses and for a workspace that is too small or misaligned, and allocate nothing.
 class AttentionImplementation {
  public:
   virtual ~AttentionImplementation() = default;
@@ -182,7 +188,8 @@ std::int64_t workspace_bytes(const AttentionImplementation& implementation, cons
 /// or InputError with its why_not; never another.
 const AttentionImplementation& choose(std::string_view name, const AttentionProblem& problem);
 
-/// Writes the dropout decisions of a problem, 1 = kept, u8 (B,H,L,S); for tests and debugging.
+/// Writes the dropout decisions of a problem, 1 = kept, contiguous u8 (B,H,L,S) or InputError; for
+/// tests and debugging.
 void dump_dropout_mask(const AttentionDropout& dropout, const Tensor& mask);
 
 }  // namespace quietformer

@@ -13,8 +13,8 @@ namespace quietformer {
 /// divide D.
 void l2norm(const Context& ctx, const Tensor& out, const Tensor& x, int groups = 1);
 
-/// d_x = (d_out - y (y . d_out)) / |x|, and d_out / 1e-12 where |x| <= 1e-12, as in torch. d_x may
-/// be d_out, not x.
+/// d_x = (d_out - y (y . d_out)) / |x|, and d_out / 1e-12 where |x| <= 1e-12, as in torch;
+/// overwritten. All of the shape and type of x; d_x may be d_out, not x.
 void l2norm_backward(const Context& ctx, const Tensor& d_x, const Tensor& d_out, const Tensor& x,
                      int groups = 1);
 

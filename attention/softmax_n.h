@@ -1,5 +1,6 @@
-// softmax_n on any tensor, along any dimension: out = exp(x) / (n + sum exp(x)), real n >= 0.
-// Safe for any size and sign of x; where all x are -inf the result is 0. Sums run in double.
+// softmax_n on any tensor, along any dimension: out = exp(x) / (n + sum exp(x)), real n >= 0 (n =
+// 1: Miller, "Attention is off by one", 2023). Safe for any size and sign of x; where all x are
+// -inf the result is 0. Sums run in double.
 #pragma once
 
 #include "core/context.h"
@@ -11,7 +12,8 @@ namespace quietformer {
 /// Throws InputError on a negative n or a dimension that is not there.
 void softmax_n(const Context& ctx, const Tensor& out, const Tensor& x, double n, int dim);
 
-/// d_x = out * (d_out - sum(out * d_out)); n is in `out` already. d_x may be d_out.
+/// d_x = out * (d_out - sum(out * d_out)), overwritten; n is in `out` already. Shapes and types as
+/// in forward; d_x may be d_out, not out.
 void softmax_n_backward(const Context& ctx, const Tensor& d_x, const Tensor& d_out,
                         const Tensor& out, int dim);
 

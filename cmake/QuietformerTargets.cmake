@@ -1,8 +1,13 @@
-# quietformer_library(NAME SOURCES ... [PUBLIC lib...] [PRIVATE lib...]): one static library per
-# folder, quietformer::NAME. Includes are written from the project's root ("core/tensor.h").
+# quietformer_library(NAME SOURCES ... [HEADERS h...] [PUBLIC lib...] [PRIVATE lib...]): one static
+# library per folder, quietformer::NAME. Includes are written from the project's root
+# ("core/tensor.h"). HEADERS are what other projects may include: they are installed, and the library
+# with them. A library without any is for this project alone.
 function(quietformer_library name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;HEADERS;PUBLIC;PRIVATE" ${ARGN})
   add_library(quietformer_${name} STATIC ${ARG_SOURCES})
+  if(ARG_HEADERS)
+    quietformer_install_library(${name} ${ARG_HEADERS})
+  endif()
   add_library(quietformer::${name} ALIAS quietformer_${name})
   target_include_directories(quietformer_${name} PUBLIC
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/generated>)

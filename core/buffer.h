@@ -1,4 +1,5 @@
 // Owning memory, and the arena that sub-allocates all tensors of a model in two passes.
+// Sizes and offsets are bytes, shapes are elements.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +35,8 @@ class Buffer {
   Device device_;
 };
 
-/// A Buffer with a shape: for tests, tools and data that lives outside an arena.
+/// A Buffer with a shape, contiguous and zero-filled: for tests, tools and data that lives outside
+/// an arena. Movable, not copyable; views stay valid when it moves, not when it dies.
 class OwnedTensor {
  public:
   OwnedTensor() = default;
@@ -53,8 +55,8 @@ class OwnedTensor {
 
 class Arena;
 
-/// A tensor promised by an arena: usable once the arena is committed. Empty slots convert to an
-/// absent Tensor.
+/// A tensor promised by an arena: usable once the arena is committed (before: std::logic_error).
+/// Empty slots convert to an absent Tensor.
 class Slot {
  public:
   Slot() = default;
@@ -71,7 +73,8 @@ class Slot {
 
 /// Sub-allocates named tensors from one buffer: declare everything, then commit once. So the peak
 /// is known (and printed) before the first step, a step allocates nothing and pointers never move.
-/// An arena must outlive its slots and stays where it is (not copyable, not movable).
+/// An arena must outlive its slots and stays where it is (not copyable, not movable). Declaring
+/// after commit() and committing twice are std::logic_error.
 class Arena {
  public:
   explicit Arena(std::string name, Device device = {}) : name_(std::move(name)), device_(device) {}
@@ -86,13 +89,14 @@ class Arena {
   /// returns.
   Slot declare_shared(std::string_view name, DType dtype, const Shape& shape);
 
-  void commit();
+  void commit();  // RunError naming the arena when memory is short
   bool committed() const { return committed_; }
-  std::int64_t bytes() const;
+  std::int64_t bytes() const;  // of everything declared so far, padding included
   const std::string& name() const { return name_; }
 
   /// The committed memory from the first to the last unshared tensor of one type, as one flat
   /// tensor: lets the optimizer treat all parameters in one pass. Padding between tensors is zero.
+  /// std::logic_error when an unshared tensor has another type.
   Tensor flat(DType dtype) const;
 
   /// One line per segment, largest first: "  12.0 MiB  blocks.*.attention.qkv". Layer numbers fold.

@@ -21,9 +21,10 @@ struct RandomState {
   }
 };
 
+/// Where and how an operation runs. Plain data; cheap to copy.
 struct Context {
   Device device;
-  int threads = 1;
+  int threads = 1;             // at most this many; changes no result
   Mode mode = Mode::evaluate;  // dropout acts in train mode only
   bool deterministic = true;   // the CPU always is; CUDA reads this
   RandomState random;

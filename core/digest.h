@@ -21,6 +21,7 @@ class DigestStream {
   std::unique_ptr<State> state_;
 };
 
+/// hex() of bytes that are all there.
 std::string digest_hex(std::string_view bytes);
 
 }  // namespace quietformer

@@ -17,6 +17,7 @@ namespace quietformer {
 
 enum class DType : std::uint8_t { f64, f32, bf16, f16, i64, i32, u16, u8 };
 
+/// Bytes of an element.
 constexpr std::int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::f64:
@@ -57,6 +58,7 @@ constexpr std::string_view name_of(DType dtype) {
   return "?";
 }
 
+/// The tag of a C++ type.
 template <class T>
 constexpr DType dtype_of() {
   using U = std::remove_cv_t<T>;
@@ -69,7 +71,7 @@ constexpr DType dtype_of() {
 }
 
 /// Calls `body.template operator()<float>()` or `<double>`: the types the CPU computes in.
-/// Every operation dispatches once, at its entry.
+/// Every operation dispatches once, at its entry. Other types are std::logic_error.
 template <class Body>
 decltype(auto) dispatch_floating(DType dtype, Body&& body) {
   if (dtype == DType::f32) return body.template operator()<float>();

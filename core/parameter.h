@@ -47,7 +47,7 @@ class ParameterList {
   /// Declares a parameter; throws std::logic_error on a repeated name. Decay defaults by rank.
   Parameter add(std::string name, const Shape& shape, Init init);
 
-  void commit();                        // after this, slots resolve
+  void commit();                        // after this, slots resolve; RunError without memory
   void initialise(std::uint64_t seed);  // fills values; gradients become zero
   void zero_grad();
 

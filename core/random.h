@@ -21,6 +21,7 @@ struct RandomKey {
   std::uint32_t word[2] = {0, 0};
 };
 
+/// Ten rounds on a counter of four words.
 QF_HOST_DEVICE Philox4 philox(RandomKey key, std::uint32_t c0, std::uint32_t c1, std::uint32_t c2,
                               std::uint32_t c3) {
   std::uint32_t k0 = key.word[0], k1 = key.word[1];

@@ -48,7 +48,7 @@ std::string to_string(const Shape& shape);  // "(2, 8, 128)"
 /// A view: data, type, shape, strides (in elements) and device. Never allocates, frees or computes.
 /// Layers and pointwise operations take contiguous tensors and check it; attention and gemm take
 /// the strides their headers document. A default-constructed Tensor means "absent" (optional
-/// arguments).
+/// arguments). Misuse (another type, a part that is not there) is std::logic_error.
 struct Tensor {
   void* data = nullptr;
   Shape shape;

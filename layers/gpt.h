@@ -32,7 +32,8 @@ class Gpt {
   void declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose purpose);
 
   /// tokens i32 (B,T), up to the declared sizes -> logits (B,T,V), or (B,1,V) of the last tokens.
-  /// They live in the arena until the next forward or backward.
+  /// They live in the arena until the next forward or backward. InputError for an id outside the
+  /// vocabulary.
   Tensor forward(const Context& ctx, const Tensor& tokens, LogitRows rows = LogitRows::all);
 
   /// forward() and the cross-entropy of targets i32 (B,T) (negative: ignored), left in loss().

@@ -12,6 +12,10 @@
 //
 // Whether the input itself must survive until backward, and what may alias, is stated per layer; by
 // default the input must stay unchanged (the layer keeps a view, not a copy) and nothing may alias.
+// In formulas of all headers here `=` overwrites and `+=` adds. Shapes and types that do not fit
+// are the caller's bugs (std::logic_error); token ids and configurations come from users
+// (InputError).
+//
 // Tensors are contiguous. A layer works in the type of its ParameterList (f32, or f64 for checks).
 // Activations are (B, T, C); operations without a sequence take any leading dimensions as rows.
 //

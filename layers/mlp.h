@@ -11,7 +11,7 @@
 namespace quietformer {
 
 /// Parameters `path.up`, `path.gate` (swiglu) and `path.down`, weights and, with model.bias,
-/// biases. The input must stay unchanged until backward.
+/// biases. The input must stay unchanged until backward. Probe: path.output.
 class Mlp {
  public:
   /// `model` is resolved.

@@ -3,9 +3,9 @@
 //
 // The file begins with a 512-byte seal (core/sealed_file.h) in HDF5's user block; length and digest
 // are verified before HDF5 sees a byte, so a truncated or damaged file is one InputError. It holds
-//   /text/NAME      texts (the resolved config, ...)      /integers, /numbers   scalars, as
-//   attributes /GROUP/.../NAME tensors; "parameters/blocks.3.attention.qkv.weight" is dataset
-//                   blocks.3.attention.qkv.weight in group parameters
+//   /text/NAME              texts: the resolved config, ...
+//   /integers, /numbers     scalars, as attributes
+//   /GROUP/.../NAME         tensors: "parameters/head.weight" is dataset head.weight in parameters
 #pragma once
 
 #include <cstdint>

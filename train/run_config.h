@@ -13,6 +13,7 @@
 
 namespace quietformer {
 
+/// `data:`
 struct DataConfig {
   std::string source = "bytes";              // bytes | tokens (uint16 .bin of nanoGPT or llm.c)
   std::string path = "generator:wikipedia";  // a file, or the bundled generator
@@ -26,16 +27,17 @@ struct DataConfig {
   }
 };
 
+/// `train:`. Everything "every" and "steps" counts optimizer steps.
 struct TrainConfig {
   std::string device = "auto";  // auto | cpu
   std::string dtype = "auto";   // auto (fp32) | fp32 | fp64
   std::int64_t batch = 64;      // sequences per micro-step, over all ranks
   std::int64_t accumulate = 1;  // micro-steps per optimizer step
   std::int64_t steps = 5000;
-  std::int64_t eval_every = 500;
-  std::int64_t eval_batches = 20;
+  std::int64_t eval_every = 500;   // 0: only at the end, like checkpoint_every
+  std::int64_t eval_batches = 20;  // per evaluation, spread evenly; at the end all count
   std::int64_t checkpoint_every = 1000;
-  std::int64_t keep = 3;
+  std::int64_t keep = 3;  // newest checkpoints that stay, besides the best
   std::int64_t log_every = 10;
   std::uint64_t seed = 1;
   bool deterministic = false;  // CUDA only; the CPU always is
@@ -59,6 +61,7 @@ struct TrainConfig {
   }
 };
 
+/// Everything that decides what a run computes. Readable (load_run_config) and writable (to_yaml).
 struct RunConfig {
   std::string name = "run";
   ModelConfig model;

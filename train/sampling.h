@@ -14,7 +14,7 @@ struct SamplingConfig {
   double top_p = 1.0;        // then keep the fewest whose probabilities reach p
 };
 
-/// Refuses negative or non-finite values and top_p outside (0, 1].
+/// InputError for negative or non-finite values and top_p outside (0, 1].
 void validate(const SamplingConfig& config);
 
 /// Draws from softmax(logits / temperature) restricted by top_k, then top_p (nucleus sampling,
@@ -22,7 +22,9 @@ void validate(const SamplingConfig& config);
 /// a function of (key, position) alone.
 class TokenSampler {
  public:
+  /// Throws as validate() does.
   TokenSampler(const SamplingConfig& config, std::uint64_t seed);
+  /// `logits` (vocab), finite or -inf; they stay as they are.
   std::int32_t draw(const float* logits, std::int64_t vocab, std::uint64_t position);
 
  private:

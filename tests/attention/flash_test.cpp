@@ -268,6 +268,36 @@ TEST(Flash, SameBitsForAnyNumberOfThreads) {
       }
 }
 
+// Rows of a pair that no (query, key) takes from it are not multiplied, not even by zero: NaN there
+// reaches no result (but dscale, a product with all of q).
+TEST(Flash, PiecewiseTilesThatNeedOnePairComputeOne) {
+  for (const NormalizerInfo& info : normalizers())
+    for (const bool causal : {true, false}) {
+      CaseOptions o;
+      o.implementation = "flash", o.score = Score::piecewise, o.normalizer = info.name;
+      o.B = 1, o.H = 2, o.Hk = 1, o.L = o.S = 600, o.D = o.Dv = 16, o.causal = causal;
+      // The pair that is used least: far, of keys 150 to 599 behind, or near, of 101 to 599 ahead.
+      o.threshold = causal ? 150 : -100;
+      const std::int64_t reach = causal ? 150 : 101;
+      for (const HeadParameterInfo& parameter : info.parameters)
+        o.parameters.push_back(parameter.example);
+      AttentionCase clean(o), poisoned(o);
+      const AttentionProblem& p = poisoned.problem;
+      clean.problem.dscale = poisoned.problem.dscale = {};
+      const double nan = std::numeric_limits<double>::quiet_NaN();
+      // Far queries come late and far keys early; near ones, ahead of the diagonal, the other way
+      // round. 64 rows of distance: strips and vectors are computed whole.
+      const std::int64_t rows = reach - 64;
+      test::fill((causal ? p.q2 : p.q).slice(2, causal ? 0 : 600 - rows, rows), nan);
+      test::fill((causal ? p.k2 : p.k).slice(2, causal ? 600 - rows : 0, rows), nan);
+      clean.forward(), clean.backward(), poisoned.forward(), poisoned.backward();
+      const auto want = clean.results(), got = poisoned.results();
+      for (std::size_t i = 0; i < want.size(); ++i)
+        EXPECT_TRUE(test::same_bits(got[i].second, want[i].second))
+            << want[i].first << (causal ? ", far" : ", near");
+    }
+}
+
 std::int64_t workspace_of(std::int64_t length) {
   AttentionProblem p;
   Context ctx;

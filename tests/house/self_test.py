@@ -14,6 +14,11 @@ GOOD = {
     "attention/flash.cu": '#include "core/cuda/launch.h"\n#include <cuda_fp16.h>\n',
     "train/t.cpp": '#include "data/d.h"\n#include <CLI/CLI.hpp>\n#include <unistd.h>\n',
     "layers/CMakeLists.txt": "quietformer_library(layers PUBLIC quietformer::attention)\n",
+    "tests/a/CMakeLists.txt": "quietformer_test(test_a LABELS x SOURCES a_test.cpp LIBRARIES l)\n"
+                              "add_test(NAME test_${kind}_a COMMAND test_${kind})\n",
+    "tests/a/a_test.cpp": "TEST(Alpha, One) {}\nTEST_P(Alpha, Two) {}\n",
+    "docs/features.md": "| feature | tests |\n|---|---|\n| a | `test_a Alpha.One` |\n"
+                        "| b | `test_a_a Alpha.Two`, `Alpha.*`, `test_a` |\n## Later\n| c | d |\n",
     "scripts/run": "#!/usr/bin/env bash\nexit 0\n",
     "notes.md": "TODO(#12) and https://example.com/home/page and docs/work/x\n",
 }
@@ -50,6 +55,15 @@ BAD = {
         ("docs/b.md", "<<<<<<< HEAD\n"),
     ],
     "format.py": [("core/b.cpp", "int  x ;\n")],
+    "features.py": [
+        ("docs/features.md", "| a | `test_a Alpha.Three` |\n"),
+        ("docs/features.md", "| a | `test_b Alpha.One` |\n"),
+        ("docs/features.md", "| a | `test_b` |\n"),
+        ("docs/features.md", "| a | `test_b_b Alpha.One` |\n"),
+        ("docs/features.md", "| a | `Beta.*` |\n"),
+        ("docs/features.md", "| a | none |\n"),
+        ("docs/features.md", "nothing\n"),
+    ],
     "shell.py": [("scripts/b", "#!/bin/sh\necho $1\n")],
 }
 

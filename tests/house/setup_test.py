@@ -65,6 +65,11 @@ def main():
     status, output, asked = World(missing=["build-essential", "pkgconf"]).setup()
     expect((status, asked) == (0, ""), f"g++ and pkg-config will do: {output} {asked}")
 
+    status, output, asked = World(missing=["curl"]).setup()
+    expect((status, asked) == (0, ""), f"get_enwik8 takes wget too: {output} {asked}")
+    status, output, asked = World(missing=["curl", "wget"]).setup()
+    expect(status == 0 and f"{INSTALL} curl" in asked, f"get_enwik8 needs one: {output} {asked}")
+
     status, output, asked = World(missing=["shellcheck"]).setup()
     expect((status, asked) == (0, ""), f"building needs no linter: {output} {asked}")
     status, output, asked = World(missing=["shellcheck"]).setup("--check")

@@ -1,0 +1,159 @@
+// Features of blocks that docs/features.md lists, against their formulas.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "layers/block.h"
+#include "tests/layers/model_support.h"
+
+namespace quietformer {
+namespace {
+
+using namespace test;
+
+constexpr BatchShape kBatch{2, 3};
+constexpr std::int64_t kDim = 6;
+
+/// Row of a layer norm with the gains and biases of `path`.
+std::vector<double> normed(const ParameterList& parameters, const std::string& path,
+                           const std::vector<double>& x) {
+  double mean = 0, variance = 0;
+  for (const double value : x) mean += value / double(x.size());
+  for (const double value : x) variance += (value - mean) * (value - mean) / double(x.size());
+  std::vector<double> y;
+  for (std::size_t c = 0; c < x.size(); ++c)
+    y.push_back((x[c] - mean) / std::sqrt(variance + 1e-5) *
+                    get(parameters.find(path + ".weight")->value, std::int64_t(c)) +
+                get(parameters.find(path + ".bias")->value, std::int64_t(c)));
+  return y;
+}
+
+/// Runs y = branch(x) around the sublayer f(u) = u^2 + u and compares every row with
+/// formula(parameters, row of x, f, gain), where gain is LayerScale's or 1.
+template <class Formula>
+void expect_branch(const char* structure, double layer_scale, Formula&& formula) {
+  SCOPED_TRACE(std::string(structure) + " with gain " + std::to_string(layer_scale));
+  ModelConfig model = tiny_model();
+  model.dim = kDim, model.layers = 3;
+  model.norm_structure = structure, model.layer_scale = layer_scale;
+  resolve(model);
+  ParameterList parameters(DType::f64);
+  ResidualBranch branch(parameters, "block", 1, model, 0);
+  Arena arena("branch");
+  branch.declare(arena, kBatch, Purpose::inference);
+  arena.commit(), parameters.commit(), parameters.initialise(1);
+  scatter(parameters, 0.3);
+
+  const auto f = [](double u) { return u * u + u; };
+  const Context ctx;
+  const Shape shape{kBatch.batch, kBatch.tokens, kDim};
+  const OwnedTensor x = normal(DType::f64, shape, 1), y(DType::f64, shape);
+  const Tensor in = branch.input(ctx, x), out = branch.output(kBatch);
+  for (std::int64_t i = 0; i < in.count(); ++i) set(out, i, f(get(in, i)));
+  branch.join(ctx, y, x);
+
+  std::vector<double> gain(kDim, 1);
+  if (layer_scale > 0)
+    for (std::int64_t c = 0; c < kDim; ++c)
+      gain[std::size_t(c)] = get(parameters.find("block.layer_scale1.weight")->value, c);
+  for (std::int64_t row = 0; row < kBatch.rows(); ++row) {
+    std::vector<double> from;
+    for (std::int64_t c = 0; c < kDim; ++c) from.push_back(get(x, row * kDim + c));
+    const std::vector<double> want = formula(parameters, from, f, gain);
+    for (std::int64_t c = 0; c < kDim; ++c)
+      EXPECT_NEAR(get(y, row * kDim + c), want[std::size_t(c)], 1e-12) << row << ", " << c;
+  }
+}
+
+const auto kPreNorm = [](const ParameterList& parameters, const std::vector<double>& x,
+                         const auto& f, const std::vector<double>& gain) {
+  std::vector<double> y = normed(parameters, "block.norm1", x);
+  for (std::size_t c = 0; c < y.size(); ++c) y[c] = x[c] + gain[c] * f(y[c]);
+  return y;
+};
+
+TEST(Feature, PreNorm) {
+  expect_branch("pre", 0, kPreNorm);
+}
+
+TEST(Feature, LayerScale) {
+  expect_branch("pre", 0.4, kPreNorm);
+}
+
+// alpha = (2 layers)^(1/4), of 3 layers here.
+TEST(Feature, PostNormWithDeepNetsConstant) {
+  for (const double layer_scale : {0.0, 0.4})
+    expect_branch("post", layer_scale,
+                  [](const ParameterList& parameters, std::vector<double> x, const auto& f,
+                     const std::vector<double>& gain) {
+                    for (std::size_t c = 0; c < x.size(); ++c)
+                      x[c] = std::pow(6.0, 0.25) * x[c] + gain[c] * f(x[c]);
+                    return normed(parameters, "block.norm1", x);
+                  });
+}
+
+TEST(Feature, HybridNorm) {
+  for (const double layer_scale : {0.0, 0.4})
+    expect_branch("hybrid", layer_scale,
+                  [](const ParameterList& parameters, const std::vector<double>& x, const auto& f,
+                     const std::vector<double>& gain) {
+                    std::vector<double> y = normed(parameters, "block.norm1", x);
+                    for (double& u : y) u = f(u);
+                    y = normed(parameters, "block.norm1_post", y);
+                    for (std::size_t c = 0; c < y.size(); ++c) y[c] = x[c] + gain[c] * y[c];
+                    return y;
+                  });
+}
+
+/// Output of self-attention in a model of two heads; weights depend on their names alone.
+OwnedTensor attend(const ModelConfig& given, const AttentionConfig& attention,
+                   std::int64_t* memory = nullptr) {
+  ModelConfig model = given;
+  resolve(model);
+  ParameterList parameters(DType::f64);
+  SelfAttention layer(parameters, "layer", model, attention, 0, nullptr);
+  Arena arena("layer");
+  const Context ctx;
+  layer.declare(ctx, arena, kBatch, Purpose::inference);
+  arena.commit(), parameters.commit(), parameters.initialise(1);
+  if (memory != nullptr) *memory = arena.bytes();
+  const Shape shape{kBatch.batch, kBatch.tokens, model.dim};
+  OwnedTensor y(DType::f64, shape);
+  layer.forward(ctx, y, normal(DType::f64, shape, 1));
+  return y;
+}
+
+// Queries and keys of length 1 (l2) or sqrt(D) (rmsnorm whose gains are 1): cosine attention.
+TEST(Feature, QkNorm) {
+  ModelConfig model = tiny_model();
+  model.init_std = 1, model.norm_eps = 1e-12;
+  AttentionConfig cosine;
+  cosine.score = "cosine";
+  const OwnedTensor ten = attend(model, cosine);
+  cosine.scale = 3 * double(model.head_dim());
+  const OwnedTensor three = attend(model, cosine);
+  AttentionConfig dot;
+  model.qk_norm = "l2";
+  EXPECT_TRUE(close(attend(model, dot), ten, 1e-12));
+  model.qk_norm = "rmsnorm", dot.scale = 3;
+  EXPECT_TRUE(close(attend(model, dot), three, 1e-9));
+  model.qk_norm = "none";
+  EXPECT_FALSE(close(attend(model, dot), three, 1e-3));
+}
+
+TEST(Feature, TheConfigChoosesTheImplementation) {
+  AttentionConfig config;
+  std::int64_t memory[2];
+  config.implementation = "reference";
+  const OwnedTensor reference = attend(tiny_model(), config, &memory[0]);
+  config.implementation = "flash";
+  EXPECT_TRUE(close(attend(tiny_model(), config, &memory[1]), reference, 1e-13));
+  EXPECT_NE(memory[0], memory[1]) << "they need different scratch";
+  config.implementation = "none";
+  EXPECT_THROW(attend(tiny_model(), config), InputError);
+}
+
+}  // namespace
+}  // namespace quietformer
