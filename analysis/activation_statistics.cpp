@@ -195,7 +195,7 @@ void ActivationStatistics::record(const Context& ctx, std::string_view name, con
     parallel_chunks(ctx, tasks, [&](std::int64_t task, int) {
       const std::int64_t chunk = task % chunks, unit = task / chunks % c.units;
       const std::int64_t sample = task / chunks / c.units, first = chunk * c.rows_per_chunk();
-      Rows<T> rows;
+      ValueRows<T> rows;
       rows.data =
           value.as<T>() + sample * c.sample_stride + unit * c.unit_stride + first * c.stride;
       rows.rows = std::min(c.rows_per_chunk(), c.rows - first);

@@ -112,7 +112,7 @@ void Moments::merge(const Moments& other) {
 }
 
 template <class T>
-Moments moments_of(const Rows<T>& rows, const OutlierLimits& limits) {
+Moments moments_of(const ValueRows<T>& rows, const OutlierLimits& limits) {
   if (rows.keep == nullptr && rows.stride == rows.width)
     return contiguous_moments(rows.data, rows.rows * rows.width, limits);
   T block[kBlock];
@@ -136,8 +136,8 @@ Moments moments_of(const Rows<T>& rows, const OutlierLimits& limits) {
   return total;
 }
 
-template Moments moments_of(const Rows<float>&, const OutlierLimits&);
-template Moments moments_of(const Rows<double>&, const OutlierLimits&);
+template Moments moments_of(const ValueRows<float>&, const OutlierLimits&);
+template Moments moments_of(const ValueRows<double>&, const OutlierLimits&);
 
 Moments moments_of(const Context& ctx, const Tensor& tensor, const OutlierLimits& limits) {
   QF_EXPECTS(tensor.contiguous());

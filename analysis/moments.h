@@ -45,7 +45,7 @@ struct Moments {
 /// `rows` rows of `width` numbers, `stride` apart; with `keep` (one byte per row) only rows whose
 /// byte is not zero. Serial, no allocation. T is float or double.
 template <class T>
-struct Rows {
+struct ValueRows {
   const T* data = nullptr;
   std::int64_t rows = 0;
   std::int64_t width = 0;
@@ -53,7 +53,7 @@ struct Rows {
   const std::uint8_t* keep = nullptr;
 };
 template <class T>
-Moments moments_of(const Rows<T>& rows, const OutlierLimits& limits);
+Moments moments_of(const ValueRows<T>& rows, const OutlierLimits& limits);
 
 /// All numbers of a contiguous f32 or f64 tensor, threaded; the result does not depend on threads.
 Moments moments_of(const Context& ctx, const Tensor& tensor, const OutlierLimits& limits);

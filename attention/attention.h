@@ -11,8 +11,10 @@
 // Hk). Hidden keys and values may hold anything finite (their weight is exactly 0, and 0 * NaN is
 // NaN). A bias of -inf hides as well as a mask does.
 //
-// Types: q, k, v, o and gradients are all f32 or all f64; masks are u8 (0 = hidden); cu_seqlens
-// i32. Statistics (lse, ...) and per-head parameters have the type of q.
+// Types: q, k, v, q2, k2, o and their gradients are all f32, all f64 or all bf16; masks are u8 (0 =
+// hidden); cu_seqlens i32. Everything else (bias, slopes, statistics, per-head parameters and their
+// gradients) has the accumulation type: f32 for bf16, else that of q. With bf16 products and sums
+// are f32, and each output is rounded once.
 //
 // A tensor is absent when its shape has rank 0 (the default). Outputs may not overlap inputs or
 // each other; what is there is overwritten, gradients included.

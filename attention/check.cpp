@@ -72,7 +72,8 @@ struct Extents {
 
 class Checker {
  public:
-  explicit Checker(const AttentionProblem& problem) : p_(problem) {}
+  explicit Checker(const AttentionProblem& problem)
+      : p_(problem), accumulation_(accumulation_dtype(problem.q.dtype)) {}
 
   void all() {
     inputs();
@@ -92,8 +93,8 @@ class Checker {
       if (tensor->shape.rank != 4)
         fail("{}: shape {}, expected rank 4 (set_inputs takes lower ranks)", name,
              to_string(tensor->shape));
-    if (p_.q.dtype != DType::f32 && p_.q.dtype != DType::f64)
-      fail("q: type {}, expected f32 or f64", name_of(p_.q.dtype));
+    if (p_.q.dtype != DType::f32 && p_.q.dtype != DType::f64 && p_.q.dtype != DType::bf16)
+      fail("q: type {}, expected f32, f64 or bf16", name_of(p_.q.dtype));
     const Shape &q = p_.q.shape, &k = p_.k.shape, &v = p_.v.shape;
     if (q[1] < 1 || q[3] < 1 || v[3] < 1)
       fail("q: shape {} with v {}, expected at least one head and one feature", to_string(q),
@@ -181,7 +182,7 @@ class Checker {
       if (p_.window[side] < -1)
         fail("window: [{}, {}], expected -1 (unlimited) or more", p_.window[0], p_.window[1]);
     if (present(p_.mask)) broadcast("mask", p_.mask, DType::u8);
-    if (present(p_.bias)) broadcast("bias", p_.bias, p_.q.dtype);
+    if (present(p_.bias)) broadcast("bias", p_.bias, accumulation_);
     if (present(p_.key_padding)) {
       const Shape& shape = p_.key_padding.shape;
       const std::int64_t keys = shape.rank == 2 ? shape[1] : 0;
@@ -194,7 +195,7 @@ class Checker {
         check_shape("alibi_slopes", p_.alibi_slopes, {p_.batch(), p_.heads()});
       else
         check_shape("alibi_slopes", p_.alibi_slopes, {p_.heads()});
-      check_type("alibi_slopes", p_.alibi_slopes, p_.q.dtype, p_.q.device);
+      check_type("alibi_slopes", p_.alibi_slopes, accumulation_, p_.q.device);
     }
     if (!(p_.dropout.probability >= 0 && p_.dropout.probability < 1))
       fail("dropout: probability {}, expected 0 <= p < 1", p_.dropout.probability);
@@ -219,7 +220,7 @@ class Checker {
   void head_parameter(const HeadParameterInfo& info, const Tensor& value) const {
     const std::string_view name = info.name;
     check_shape(name, value, {p_.heads()});
-    check_type(name, value, p_.q.dtype, p_.q.device);
+    check_type(name, value, accumulation_, p_.q.device);
     check_contiguous(name, value);
     if (value.device.type != DeviceType::cpu) return;
     dispatch_floating(value.dtype, [&]<class T>() {
@@ -232,7 +233,7 @@ class Checker {
   void output(std::string_view name, const Tensor& tensor, const Shape& shape) const {
     if (!present(tensor)) return;
     check_shape(name, tensor, shape);
-    check_type(name, tensor, p_.q.dtype, p_.q.device);
+    check_type(name, tensor, accumulation_, p_.q.device);
     check_contiguous(name, tensor);
   }
 
@@ -273,6 +274,7 @@ class Checker {
   }
 
   const AttentionProblem& p_;
+  const DType accumulation_;
   Extents extents_;
 };
 

@@ -1,7 +1,6 @@
 # Third parties. Each has one owner folder; public headers include none of them (tests/house checks).
 
 find_package(Threads REQUIRED)
-find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(Eigen3 3.4 REQUIRED NO_MODULE)
 find_package(fmt REQUIRED)
 find_package(spdlog REQUIRED)

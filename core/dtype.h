@@ -58,6 +58,11 @@ constexpr std::string_view name_of(DType dtype) {
   return "?";
 }
 
+/// The type of sums, statistics and parameters that go with values stored as `storage`.
+constexpr DType accumulation_dtype(DType storage) {
+  return storage == DType::bf16 || storage == DType::f16 ? DType::f32 : storage;
+}
+
 /// The tag of a C++ type.
 template <class T>
 constexpr DType dtype_of() {

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 #include <optional>
 #include <utility>
 
 #include "core/check.h"
+#include "core/half.h"
 #include "core/log.h"
 #include "train/safetensors_header.h"
 
@@ -230,22 +230,6 @@ void write_safetensors(const std::string& path, std::span<const NamedTensor> ten
   pieces[0] = {reinterpret_cast<const char*>(&length), kLengthBytes};
   pieces[1] = json;
   write_file_atomically(path, pieces);
-}
-
-float bf16_to_float(std::uint16_t bits) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-}
-
-float f16_to_float(std::uint16_t bits) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000) << 16;
-  const std::uint32_t exponent = (bits >> 10) & 0x1F;
-  const std::uint32_t fraction = bits & 0x3FF;
-  if (exponent == 0) {  // zero or subnormal: fraction * 2^-24, exact in float
-    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const std::uint32_t wide = exponent == 31 ? 0xFF : exponent + (127 - 15);
-  return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
 }
 
 }  // namespace quietformer

@@ -61,8 +61,4 @@ class SafetensorsReader {
 void write_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
                        const std::map<std::string, std::string>& metadata);
 
-/// Exact conversions from the 16-bit floating types.
-float f16_to_float(std::uint16_t bits);
-float bf16_to_float(std::uint16_t bits);
-
 }  // namespace quietformer

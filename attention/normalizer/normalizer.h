@@ -10,14 +10,15 @@
 //
 // Constants
 //   name                    the config's word for it
-//   parameters              std::array<HeadParameterInfo, K>, K <= kMaxHeadParameters: per-head
-//   values row_normalised          there is a row denominator: Partial, finish() and outputs()
-//   exist, and
+//   parameters              std::array<HeadParameterInfo, K>, K <= kMaxHeadParameters
+//
+//   row_normalised          there is a row denominator: Partial, finish() and outputs() exist, and
 //                           backward needs one saved value per row
-//   weights_need_final_row  weights exist only once all scores of the row were seen (clipped
-//   softmax),
-//                           so the product with v waits; otherwise weight = term * scale and tiles
-//                           can be accumulated on the way (softmax). Only read when row_normalised
+//
+//   weights_need_final_row  weights exist only once all scores of the row were seen (as a clip
+//                           would need), so the product with v waits; otherwise weight = term *
+//                           scale and tiles add up on the way (softmax). Read when row_normalised
+//
 //   delta_rule              the row constant of the gradient, see DeltaRule
 //   has_element_gradients   some parameter's gradient has a contribution from every element
 //   has_row_gradients       some parameter's gradient has a contribution from every row
@@ -45,9 +46,8 @@
 //   dscore(element, delta, row, parameters)   the gradient of the score
 //
 // Gradients of the parameters, summed over rows by the caller in A
-//   element_gradient(k, element, dscore, row, parameters) -> T   when has_element_gradients
-//   row_gradients(A* sum, delta, row, parameters)                when has_row_gradients: adds to
-//   sum[k]
+//   element_gradient(k, element, dscore, row, parameters) -> T    has_element_gradients
+//   row_gradients(A* sum, delta, row, parameters)       has_row_gradients: adds to sum[k]
 #pragma once
 
 #include <concepts>

@@ -234,16 +234,16 @@ TEST(Moments, RowsWithStrideAndMask) {
       all.push_back(x[r * 96 + c]);
       if (keep[r]) picked.push_back(x[r * 96 + c]);
     }
-  expect_close(moments_of(Rows<double>{x.data() + 32, 40, 32, 96, nullptr}, {}), by_definition(all),
-               1e-13);
-  expect_close(moments_of(Rows<double>{x.data() + 32, 40, 32, 96, keep.data()}, {}),
+  expect_close(moments_of(ValueRows<double>{x.data() + 32, 40, 32, 96, nullptr}, {}),
+               by_definition(all), 1e-13);
+  expect_close(moments_of(ValueRows<double>{x.data() + 32, 40, 32, 96, keep.data()}, {}),
                by_definition(picked), 1e-13);
   // Rows longer than a block, contiguous with a mask.
   const std::vector<double> wide = normals(5 * 3000, 12);
   const std::vector<std::uint8_t> odd{0, 1, 0, 1, 0};
   std::vector<double> kept(wide.begin() + 3000, wide.begin() + 6000);
   kept.insert(kept.end(), wide.begin() + 9000, wide.begin() + 12000);
-  expect_close(moments_of(Rows<double>{wide.data(), 5, 3000, 3000, odd.data()}, {}),
+  expect_close(moments_of(ValueRows<double>{wide.data(), 5, 3000, 3000, odd.data()}, {}),
                by_definition(kept), 1e-13);
 }
 

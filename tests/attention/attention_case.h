@@ -60,11 +60,11 @@ class AttentionCase {
     p.normalizer = info.name;
     for (std::size_t k = 0; k < info.parameters.size(); ++k) {
       if (k < o_.parameters.size()) {
-        p.head_parameters[k] = make(o_.dtype, {o_.H});
+        p.head_parameters[k] = make(accumulation(), {o_.H});
         for (std::int64_t h = 0; h < o_.H; ++h)
           set(p.head_parameters[k], h, float(o_.parameters[k] * (1 + 0.25 * double(h))));
       }
-      p.d_head_parameters[k] = make(o_.dtype, {o_.H});
+      p.d_head_parameters[k] = make(accumulation(), {o_.H});
     }
     outputs(info.row_normalised);
     provide_workspace();
@@ -180,16 +180,19 @@ class AttentionCase {
     if (o_.key_padding)
       p.key_padding = make_mask({p.batch(), p.packed() ? longest_keys() : o_.S}, -0.9);
     if (o_.bias.rank != 0) {
-      p.bias = make(o_.dtype, o_.bias);
+      p.bias = make(accumulation(), o_.bias);
       fill_normal(p.bias, next_seed());
-      p.dbias = make(o_.dtype, o_.bias);
+      p.dbias = make(accumulation(), o_.bias);
     }
     if (o_.alibi_rank != 0) {
-      p.alibi_slopes = make(o_.dtype, o_.alibi_rank == 1 ? Shape{o_.H} : Shape{p.batch(), o_.H});
+      p.alibi_slopes =
+          make(accumulation(), o_.alibi_rank == 1 ? Shape{o_.H} : Shape{p.batch(), o_.H});
       fill_normal(p.alibi_slopes, next_seed(), 0.1, 0.3);
     }
     p.dropout = {o_.dropout, stream_key(o_.seed, RandomPurpose::attention_dropout, 3, 17), 5};
   }
+
+  DType accumulation() const { return accumulation_dtype(o_.dtype); }
 
   std::int64_t longest_keys() const { return *std::max_element(o_.keys.begin(), o_.keys.end()); }
 
@@ -206,20 +209,20 @@ class AttentionCase {
     AttentionProblem& p = problem;
     const Shape rows{o_.B, o_.H, o_.L};
     p.o = make_rows(o_.H, o_.L, o_.Dv);
-    p.row_sum = make(o_.dtype, rows);
-    p.total_attention = make(o_.dtype, {o_.B, o_.H, o_.S});
+    p.row_sum = make(accumulation(), rows);
+    p.total_attention = make(accumulation(), {o_.B, o_.H, o_.S});
     if (!p.packed() && o_.implementation == "reference")
-      p.weights = make(o_.dtype, {o_.B, o_.H, o_.L, o_.S});
+      p.weights = make(accumulation(), {o_.B, o_.H, o_.L, o_.S});
     if (row_normalised) {
-      p.row_state = make(o_.dtype, rows);
-      p.lse = make(o_.dtype, rows);
-      p.lse_scores = make(o_.dtype, rows);
-      p.sink_mass = make(o_.dtype, rows);
+      p.row_state = make(accumulation(), rows);
+      p.lse = make(accumulation(), rows);
+      p.lse_scores = make(accumulation(), rows);
+      p.sink_mass = make(accumulation(), rows);
     }
     p.dq = make_rows(o_.H, o_.L, o_.D);
     p.dk = make_rows(o_.Hk, o_.S, o_.D);
     p.dv = make_rows(o_.Hk, o_.S, o_.Dv);
-    p.dscale = make(o_.dtype, {1});
+    p.dscale = make(accumulation(), {1});
   }
 
   CaseOptions o_;

@@ -22,7 +22,6 @@ OWNERS = {
     "H5": {"core"},
     "xxhash": {"core"},
     "spdlog/": {"core"},
-    "omp.h": {"core"},
     "nccl": {"core"},
     "mpi.h": {"core"},
     "cublas": {"core"},
