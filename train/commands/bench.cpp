@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -61,6 +62,13 @@ OwnedTensor random_tensor(DType dtype, const Shape& shape, std::uint32_t stream)
 
 void positive(std::string_view option, std::int64_t value) {
   if (value < 1) throw InputError(fmt::format("{}: found {}, expected 1 or more", option, value));
+}
+
+/// The most memory this process ever held.
+double peak_resident_mib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return double(usage.ru_maxrss) / 1024;
 }
 
 Json bench_attention(const AttentionArguments& args, std::int64_t length) {
@@ -126,7 +134,8 @@ Json bench_attention(const AttentionArguments& args, std::int64_t length) {
           {"forward_backward_ms", both},
           {"forward_gflops", flops / forward * 1e-6},
           {"forward_backward_gflops", 3.5 * flops / both * 1e-6},
-          {"workspace_mib", double(workspace.view().bytes()) / (1 << 20)}};
+          {"workspace_mib", double(workspace.view().bytes()) / (1 << 20)},
+          {"peak_rss_mib", peak_resident_mib()}};
 }
 
 struct TrainArguments {
