@@ -14,8 +14,8 @@ namespace quietformer {
 /// Base of every error thrown on purpose. Anything else that reaches main() is a bug.
 class Error : public std::runtime_error {
  public:
-  Error(const std::string& message, int exit_status)
-      : std::runtime_error(message), exit_status_(exit_status) {}
+  /// Control characters in the message, which come out of files, become '?'.
+  Error(const std::string& message, int exit_status);
   int exit_status() const { return exit_status_; }
 
  private:

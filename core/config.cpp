@@ -1,84 +1,23 @@
 #include "core/config.h"
 
 #include <fmt/format.h>
-#include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "core/check.h"
+#include "core/file.h"
 
 namespace quietformer {
 namespace {
 
 using Kind = ConfigValue::Kind;
 
-constexpr int kMaxNodes = 10000;
 constexpr int kMaxBaseDepth = 16;
-constexpr std::uintmax_t kMaxFileBytes = 1 << 20;
-
-// Strict UTF-8 (RFC 3629): no overlong forms, surrogates or values above U+10FFFF; no NUL.
-bool valid_utf8(std::string_view text) {
-  for (std::size_t i = 0; i < text.size();) {
-    const unsigned char lead = static_cast<unsigned char>(text[i]);
-    if (lead == 0) return false;
-    const int more = lead < 0x80                   ? 0
-                     : lead >= 0xC2 && lead < 0xE0 ? 1
-                     : lead >= 0xE0 && lead < 0xF0 ? 2
-                     : lead >= 0xF0 && lead < 0xF5 ? 3
-                                                   : -1;
-    if (more < 0 || i + static_cast<std::size_t>(more) >= text.size()) return false;
-    for (int k = 1; k <= more; ++k) {
-      const unsigned char c = static_cast<unsigned char>(text[i + k]);
-      if ((c & 0xC0) != 0x80) return false;
-      if (k == 1 && ((lead == 0xE0 && c < 0xA0) || (lead == 0xED && c > 0x9F) ||
-                     (lead == 0xF0 && c < 0x90) || (lead == 0xF4 && c > 0x8F)))
-        return false;
-    }
-    i += static_cast<std::size_t>(more) + 1;
-  }
-  return true;
-}
-
-ConfigValue convert(const YAML::Node& node, const std::string& name, int& budget) {
-  ConfigValue value;
-  value.where = node.Mark().is_null() ? name : fmt::format("{}:{}", name, node.Mark().line + 1);
-  if (--budget < 0) throw InputError(fmt::format("{}: more than {} values", name, kMaxNodes));
-  switch (node.Type()) {
-    case YAML::NodeType::Null:
-    case YAML::NodeType::Undefined:
-      break;
-    case YAML::NodeType::Scalar:
-      value.kind = Kind::scalar;
-      value.text = node.Scalar();
-      value.quoted = node.Tag() == "!";
-      break;
-    case YAML::NodeType::Sequence:
-      value.kind = Kind::list;
-      for (const YAML::Node& item : node) value.items.push_back(convert(item, name, budget));
-      break;
-    case YAML::NodeType::Map:
-      value.kind = Kind::map;
-      for (const auto& entry : node) {
-        if (!entry.first.IsScalar())
-          throw InputError(fmt::format("{}: a key must be a plain word", value.where));
-        const std::string& key = entry.first.Scalar();
-        if (value.find(key) != nullptr)
-          throw InputError(
-              fmt::format("{}:{}: {}: key given twice", name, entry.first.Mark().line + 1, key));
-        ConfigValue item = convert(entry.second, name, budget);
-        item.where = fmt::format("{}:{}", name, entry.first.Mark().line + 1);
-        value.fields.emplace_back(key, std::move(item));
-      }
-      break;
-  }
-  return value;
-}
+constexpr std::size_t kMaxFileBytes = 1 << 20;
 
 std::string read_text(const std::string& path) {
   namespace fs = std::filesystem;
@@ -90,11 +29,7 @@ std::string read_text(const std::string& path) {
   if (fs::is_regular_file(status) && fs::file_size(path, error) > kMaxFileBytes)
     throw InputError(
         fmt::format("{}: {} bytes, more than a config of 1 MiB", path, fs::file_size(path, error)));
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  if (!in) throw InputError(fmt::format("{}: can't be read", path));
-  return text.str();
+  return read_file(path, kMaxFileBytes);  // a device or pipe may have no end
 }
 
 bool listed(const std::vector<std::string_view>& keys, std::string_view key) {
@@ -127,7 +62,8 @@ ConfigValue load(const std::string& path, const std::vector<std::string_view>& w
   if (base->kind != Kind::scalar) config_type_error(*base, "base", "a file name");
   const std::string parent =
       (std::filesystem::path(path).parent_path() / base->text).lexically_normal().string();
-  if (!std::filesystem::exists(parent))
+  std::error_code error;  // exists() throws for names that are too long
+  if (!std::filesystem::exists(parent, error))
     throw InputError(fmt::format("{}: base: {}: no such config file", base->where, parent));
   ConfigValue merged = load(parent, whole, depth + 1);
   std::erase_if(root.fields, [](const auto& field) { return field.first == "base"; });
@@ -158,32 +94,6 @@ bool parse_integer(const ConfigValue& value, T& out) {
   return error == std::errc() && end == text.data() + text.size() && !text.empty();
 }
 
-void emit(YAML::Emitter& out, const ConfigValue& value, int depth) {
-  switch (value.kind) {
-    case Kind::null:
-      out << YAML::Null;
-      break;
-    case Kind::scalar:
-      if (value.quoted) out << YAML::DoubleQuoted;
-      out << value.text;
-      break;
-    case Kind::list:
-      out << YAML::Flow << YAML::BeginSeq;
-      for (const ConfigValue& item : value.items) emit(out, item, depth + 1);
-      out << YAML::EndSeq;
-      break;
-    case Kind::map:
-      if (depth >= 2) out << YAML::Flow;
-      out << YAML::BeginMap;
-      for (const auto& [key, item] : value.fields) {
-        out << YAML::Key << key << YAML::Value;
-        emit(out, item, depth + 1);
-      }
-      out << YAML::EndMap;
-      break;
-  }
-}
-
 }  // namespace
 
 ConfigValue::ConfigValue() = default;
@@ -204,22 +114,6 @@ ConfigValue ConfigValue::scalar(std::string text) {
   value.kind = Kind::scalar;
   value.text = std::move(text);
   return value;
-}
-
-ConfigValue parse_yaml(std::string_view text, const std::string& name) {
-  if (!valid_utf8(text))
-    throw InputError(fmt::format("{}: not a text file (expected YAML in UTF-8)", name));
-  try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-    if (documents.empty()) return {};
-    if (documents.size() > 1)
-      throw InputError(fmt::format("{}: {} YAML documents, expected one", name, documents.size()));
-    int budget = kMaxNodes;
-    return convert(documents[0], name, budget);
-  } catch (const YAML::Exception& error) {
-    throw InputError(
-        fmt::format("{}:{}: not valid YAML: {}", name, error.mark.line + 1, error.msg));
-  }
 }
 
 ConfigValue load_config(const std::string& path, const std::vector<std::string_view>& whole) {
@@ -247,12 +141,6 @@ void apply_override(ConfigValue& root, const std::string& assignment,
     path.resize(dot);
   }
   merge(root, std::move(value), whole);
-}
-
-std::string to_yaml(const ConfigValue& root) {
-  YAML::Emitter out;
-  emit(out, root, 0);
-  return std::string(out.c_str()) + "\n";
 }
 
 std::string nearest(std::string_view word, const std::vector<std::string>& known) {

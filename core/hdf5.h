@@ -75,7 +75,8 @@ struct Hdf5Entry {
 };
 
 /// Reads a file. Failures are InputErrors "FILE: PATH: ...". Links out of the file are not followed
-/// and datasets whose contents lie in other files are refused.
+/// and datasets whose contents lie in other files are refused, as are those that claim more bytes
+/// than are stored; groups that several links lead to, perhaps in a circle, are of kind `other`.
 class Hdf5Reader {
  public:
   /// Maps the file.

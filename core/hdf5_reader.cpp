@@ -79,10 +79,22 @@ std::optional<DType> plain_dtype(hid_t type) {
   return std::nullopt;
 }
 
+// Groups with several links can contain themselves.
+bool has_one_link(hid_t object) {
+#if H5_VERSION_GE(1, 12, 0)
+  H5O_info2_t info{};
+  return H5Oget_info3(object, &info, H5O_INFO_BASIC) >= 0 && info.rc <= 1;
+#else
+  H5O_info_t info{};
+  return H5Oget_info2(object, &info, H5O_INFO_BASIC) >= 0 && info.rc <= 1;
+#endif
+}
+
 struct Extent {
   bool is_null = false;
   std::vector<hsize_t> sizes;  // empty: a scalar
   std::size_t count = 1;       // saturates
+  std::size_t span = 1;        // the same with 1 for each 0: strides stay below it
 };
 
 Extent extent_of(hid_t space) {
@@ -94,8 +106,11 @@ Extent extent_of(hid_t space) {
   }
   extent.sizes.resize(static_cast<std::size_t>(std::max(0, H5Sget_simple_extent_ndims(space))));
   if (!extent.sizes.empty()) H5Sget_simple_extent_dims(space, extent.sizes.data(), nullptr);
-  for (const hsize_t size : extent.sizes)
+  for (const hsize_t size : extent.sizes) {
     if (__builtin_mul_overflow(extent.count, size, &extent.count)) extent.count = SIZE_MAX;
+    if (__builtin_mul_overflow(extent.span, std::max<hsize_t>(size, 1), &extent.span))
+      extent.span = SIZE_MAX;
+  }
   return extent;
 }
 
@@ -186,6 +201,7 @@ struct Hdf5Reader::State {
   Handle open_dataset(const std::string& path) const;
   Hdf5Entry describe(const Handle& object, const std::string& path) const;
   DType dtype_of_dataset(const Handle& set, hid_t type) const;
+  void require_stored(const Handle& set, const std::string& path, std::size_t bytes) const;
   void read(const std::string& path, const Tensor& out) const;
 };
 
@@ -244,7 +260,7 @@ Hdf5Entry Hdf5Reader::State::describe(const Handle& object, const std::string& p
   Hdf5Entry entry;
   entry.name = path.substr(path.rfind('/') + 1);
   const H5I_type_t kind = H5Iget_type(object.get());
-  if (kind == H5I_GROUP) entry.kind = Kind::group;
+  if (kind == H5I_GROUP && has_one_link(object.get())) entry.kind = Kind::group;
   if (kind != H5I_DATASET) return entry;
 
   const Handle type(H5Dget_type(object.get()), H5Tclose);
@@ -258,13 +274,25 @@ Hdf5Entry Hdf5Reader::State::describe(const Handle& object, const std::string& p
   if (H5Tget_class(type.get()) == H5T_STRING && extent.sizes.empty() && !extent.is_null) {
     entry.kind = Kind::text;
   } else if (plain_dtype(type.get()) && !extent.is_null && extent.sizes.size() <= kMaxRank &&
-             extent.count <= static_cast<std::size_t>(INT64_MAX) / 8) {
+             extent.span <= static_cast<std::size_t>(INT64_MAX) / 8) {
     entry.kind = Kind::tensor;
     entry.dtype = dtype_of_dataset(object, type.get());
     for (const hsize_t size : extent.sizes)
       entry.shape[entry.shape.rank++] = static_cast<std::int64_t>(size);
   }
   return entry;
+}
+
+// A dataset may claim any size without a byte in the file (HDF5 would make its values up): nothing
+// is allocated for what cannot be there.
+void Hdf5Reader::State::require_stored(const Handle& set, const std::string& path,
+                                       std::size_t bytes) const {
+  constexpr std::size_t kMostPerByte = 1032;  // deflate packs no better; only chunks are packed
+  const Handle creation(H5Dget_create_plist(set.get()), H5Pclose);
+  const std::size_t stored = H5Dget_storage_size(set.get());
+  const bool chunked = H5Pget_layout(creation.get()) == H5D_CHUNKED;
+  if ((chunked ? bytes / kMostPerByte : bytes) > stored || (bytes > 0 && stored == 0))
+    fail(path, fmt::format("{} bytes are stored, expected {}", stored, bytes));
 }
 
 void Hdf5Reader::State::read(const std::string& path, const Tensor& out) const {
@@ -275,6 +303,7 @@ void Hdf5Reader::State::read(const std::string& path, const Tensor& out) const {
   if (found.dtype != out.dtype || !(found.shape == out.shape))
     fail(path, fmt::format("found {} {}, expected {} {}", name_of(found.dtype),
                            to_string(found.shape), name_of(out.dtype), to_string(out.shape)));
+  require_stored(set, path, static_cast<std::size_t>(out.bytes()));
   if (out.count() > 0 &&
       H5Dread(set.get(), hdf5::memory_type(out.dtype), H5S_ALL, H5S_ALL, H5P_DEFAULT, out.data) < 0)
     fail_reading(path);
@@ -350,6 +379,12 @@ void Hdf5Reader::read(const std::string& path, const Tensor& out) const {
 OwnedTensor Hdf5Reader::read(const std::string& path) const {
   const Hdf5Entry found = entry(path);
   if (found.kind != Kind::tensor) state_->fail(path, "not a tensor of a supported type");
+  {
+    const std::lock_guard lock(hdf5::library_mutex());
+    state_->require_stored(state_->open_dataset(path), path,
+                           static_cast<std::size_t>(found.shape.count()) *
+                               static_cast<std::size_t>(size_of(found.dtype)));
+  }
   OwnedTensor tensor(found.dtype, found.shape);
   read(path, tensor);
   return tensor;
@@ -360,6 +395,7 @@ std::string Hdf5Reader::text(const std::string& path) const {
   const Handle set = state_->open_dataset(path);
   if (state_->describe(set, path).kind != Kind::text) state_->fail(path, "not a text");
   const Handle type(H5Dget_type(set.get()), H5Tclose);
+  state_->require_stored(set, path, H5Tget_size(type.get()));
   const auto strings = read_strings(type.get(), 1, [&](hid_t memory, void* out) {
     return H5Dread(set.get(), memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, out) >= 0;
   });

@@ -16,6 +16,7 @@ namespace quietformer {
 namespace {
 
 constexpr SealKind kKind{"quietformer checkpoint", 1};
+constexpr int kMaxDepth = 16;  // of groups in groups
 constexpr const char* kText = "/text";
 constexpr const char* kIntegers = "/integers";
 constexpr const char* kNumbers = "/numbers";
@@ -111,15 +112,18 @@ CheckpointReader::CheckpointReader(const std::string& path)
     contents_.text.emplace(entry.name, hdf5_.text(fmt::format("{}/{}", kText, entry.name)));
   contents_.integers = scalars<std::int64_t>(hdf5_, kIntegers, path);
   contents_.numbers = scalars<double>(hdf5_, kNumbers, path);
-  list_tensors("/");
+  list_tensors("/", 0);
 }
 
-void CheckpointReader::list_tensors(const std::string& group) {
+void CheckpointReader::list_tensors(const std::string& group, int depth) {
+  if (depth > kMaxDepth)
+    throw InputError(
+        fmt::format("{}: {}: groups more than {} deep", path(), one_line(group, 100), kMaxDepth));
   for (const Hdf5Entry& entry : hdf5_.list(group)) {
     const std::string member = group == "/" ? "/" + entry.name : group + "/" + entry.name;
     if (group == "/" && is_reserved(member)) continue;
     if (entry.kind == Hdf5Entry::Kind::group) {
-      list_tensors(member);
+      list_tensors(member, depth + 1);
     } else if (entry.kind == Hdf5Entry::Kind::tensor) {
       tensors_.push_back({member.substr(1), entry.dtype, entry.shape});
     } else {

@@ -66,7 +66,7 @@ class CheckpointReader {
   void read(const std::string& name, const Tensor& out) const;
 
  private:
-  void list_tensors(const std::string& group);
+  void list_tensors(const std::string& group, int depth);
 
   MappedFile file_;
   Hdf5Reader hdf5_;

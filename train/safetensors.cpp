@@ -65,13 +65,16 @@ const ElementType& type_of(DType dtype) {
   throw InputError(fmt::format("{}: tensor {}: {}", path, one_line(tensor, 100), what));
 }
 
-// Elements times bytes each; nothing when it overflows.
+// Elements times bytes each; nothing when it overflows, or would but for a dimension of 0, which
+// strides do not see.
 std::optional<std::uint64_t> bytes_of(const SafetensorsEntry& entry, const ElementType& type) {
-  std::uint64_t bytes = static_cast<std::uint64_t>(type.bytes);
-  for (const std::int64_t size : entry.shape)
-    if (__builtin_mul_overflow(bytes, static_cast<std::uint64_t>(size), &bytes))
-      return std::nullopt;
-  return bytes;
+  std::int64_t span = type.bytes;
+  bool empty = false;
+  for (const std::int64_t size : entry.shape) {
+    empty = empty || size == 0;
+    if (__builtin_mul_overflow(span, std::max<std::int64_t>(size, 1), &span)) return std::nullopt;
+  }
+  return empty ? 0 : static_cast<std::uint64_t>(span);
 }
 
 template <class From, class To, class Convert>

@@ -108,7 +108,7 @@ TEST(Config, ErrorsNameFileLineAndNearestKey) {
   EXPECT_EQ(error_of("name: a\nname: b\n"), "f.yaml:2: name: key given twice");
   EXPECT_NE(error_of("model: [").find("f.yaml:1: not valid YAML"), std::string::npos);
   EXPECT_EQ(error_of("\xff\xfe\x01"), "f.yaml: not a text file (expected YAML in UTF-8)");
-  EXPECT_EQ(error_of("a: 1\n---\nb: 2\n"), "f.yaml: 2 YAML documents, expected one");
+  EXPECT_EQ(error_of("a: 1\n---\nb: 2\n"), "f.yaml: several YAML documents, expected one");
 }
 
 TEST(Config, AliasBombIsRefused) {

@@ -218,6 +218,17 @@ TEST(BadInput, Zip) {
   EXPECT_EQ(refused_as(bad), "damaged zip archive (CRC error); 3000000 bytes came out");
 }
 
+TEST(BadInput, EveryTruncationOfAPackedFile) {
+  const Folder folder;
+  std::string text;
+  for (int i = 0; i < 300; ++i) text += static_cast<char>(i * i * 31 >> 3);
+  const std::string gz = gzip(text), archive = zip(folder, {{"text", text}});
+  for (std::size_t size = 0; size < gz.size(); ++size)
+    refused(bytes_at(folder.write("t.gz", gz.substr(0, size))));
+  for (std::size_t size = 0; size < archive.size(); ++size)
+    refused(bytes_at(folder.write("t.zip", archive.substr(0, size))));
+}
+
 TEST(BadInput, OtherCompression) {
   const Folder folder;
   for (const char* magic : {"\xfd"
