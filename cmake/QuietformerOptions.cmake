@@ -47,3 +47,7 @@ if(QUIETFORMER_SANITIZE)
                       $<$<COMPILE_LANGUAGE:CXX>:-fno-omit-frame-pointer>)
   add_link_options(-fsanitize=${QUIETFORMER_SANITIZE})
 endif()
+if(QUIETFORMER_FUZZ)
+  # Instrumented loops are left scalar, which clang would warn about.
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fsanitize=fuzzer-no-link> $<$<COMPILE_LANGUAGE:CXX>:-Wno-pass-failed>)
+endif()

@@ -17,8 +17,8 @@ def arguments(*extra):
 
 
 def files(root):
-    """Every file of the source tree but fixtures, build folders and what git keeps."""
-    skipped = {".cache", "__pycache__", "fixtures", "runs", "shared"}
+    """Every file of the source tree but fixtures, fuzz inputs, build folders and what git keeps."""
+    skipped = {".cache", "__pycache__", "corpus", "fixtures", "runs", "shared"}
     pending = [root]
     while pending:
         for path in sorted(pending.pop().iterdir()):
