@@ -16,6 +16,7 @@
 #include <Eigen/Core>
 #include <algorithm>
 
+#include "core/cuda/gemm.h"
 #include "core/parallel.h"
 #include "core/tile_product.h"
 
@@ -158,6 +159,8 @@ void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, co
   QF_EXPECTS((tb == Transpose::no ? b.shape[1] : b.shape[0]) == n);
   QF_EXPECTS(a.stride[1] == 1 && b.stride[1] == 1 && c.stride[1] == 1);
   QF_EXPECTS(a.dtype == c.dtype && b.dtype == c.dtype);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::gemm(ctx, c, a, ta, b, tb, alpha, accumulate);
   const Tile size = tile_of(m, n);
   const std::int64_t row_tiles = (m + size.rows - 1) / size.rows;
   const std::int64_t col_tiles = (n + size.cols - 1) / size.cols;

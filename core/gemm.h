@@ -1,4 +1,5 @@
-// Matrix products on the CPU: our own strips and panels for layers, Eigen for the reference.
+// Matrix products: on the CPU our own strips and panels for layers and Eigen for the reference, on
+// a GPU cuBLAS.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +16,9 @@ enum class Accumulate : std::uint8_t { overwrite, add };
 
 /// C = alpha * op(A) op(B), or C += that. op(A) is (M, K), op(B) is (K, N), C is (M, N).
 /// Matrices are 2-D views with unit inner stride and any row stride; C overlaps neither input.
-/// f32 or f64, all three alike; accumulation in the same type. The result does not depend on the
-/// number of threads: the output is cut into tiles that depend on (M, N, K) alone. Sizes or types
-/// that do not fit are std::logic_error.
+/// f32 or f64, all three alike; accumulation in the same type. On the CPU the result does not
+/// depend on the number of threads: the output is cut into tiles that depend on (M, N, K) alone.
+/// Sizes or types that do not fit are std::logic_error.
 void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, const Tensor& b,
           Transpose tb, double alpha = 1.0, Accumulate accumulate = Accumulate::overwrite);
 

@@ -13,6 +13,8 @@ namespace quietformer::math {
 
 template <class T>
 inline constexpr T kInfinity = std::numeric_limits<T>::infinity();
+template <class T>
+inline constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
 
 QF_HOST_DEVICE float bits_to_float(std::uint32_t bits) {
   float value;

@@ -4,6 +4,7 @@
 #include <numbers>
 #include <utility>
 
+#include "core/cuda/memory.h"
 #include "core/random.h"
 
 namespace quietformer {
@@ -34,6 +35,20 @@ void fill_normal(T* out, std::int64_t count, double std, RandomKey key) {
   }
 }
 
+/// A host tensor as `init` says.
+void fill(const Tensor& value, const Init& init, RandomKey key) {
+  dispatch_floating(value.dtype, [&]<class T>() {
+    if (init.kind == Init::Kind::constant) {
+      for (std::int64_t i = 0; i < value.count(); ++i) value.as<T>()[i] = T(init.value);
+    } else {
+      fill_normal(value.as<T>(), value.count(), init.value, key);
+    }
+    if (init.tail_gain != 1)
+      for (std::int64_t i = init.tail; i < value.count(); ++i)
+        value.as<T>()[i] = static_cast<T>(float(value.as<T>()[i] * init.tail_gain));
+  });
+}
+
 }  // namespace
 
 Parameter ParameterList::add(std::string name, const Shape& shape, Init init) {
@@ -56,22 +71,23 @@ void ParameterList::initialise(std::uint64_t seed) {
   zero_grad();
   for (const Parameter& p : parameters_) {
     const Tensor value = p.value;
-    dispatch_floating(dtype_, [&]<class T>() {
-      if (p.init.kind == Init::Kind::constant) {
-        for (std::int64_t i = 0; i < value.count(); ++i) value.as<T>()[i] = T(p.init.value);
-      } else {
-        fill_normal(value.as<T>(), value.count(), p.init.value,
-                    stream_key(seed, RandomPurpose::initialisation, name_hash(p.name), 0));
-      }
-      if (p.init.tail_gain != 1)
-        for (std::int64_t i = p.init.tail; i < value.count(); ++i)
-          value.as<T>()[i] = static_cast<T>(float(value.as<T>()[i] * p.init.tail_gain));
-    });
+    const RandomKey key = stream_key(seed, RandomPurpose::initialisation, name_hash(p.name), 0);
+    if (device_.type == DeviceType::cpu) {
+      fill(value, p.init, key);
+    } else {
+      const OwnedTensor host(dtype_, value.shape);
+      fill(host, p.init, key);
+      cuda::copy(value, host);
+    }
   }
 }
 
 void ParameterList::zero_grad() {
-  fill_zero(grads_.flat(dtype_));
+  const Tensor grads = grads_.flat(dtype_);
+  if (device_.type == DeviceType::cpu) return fill_zero(grads);
+  Context ctx;
+  ctx.device = device_;
+  cuda::fill(ctx, grads, 0);
 }
 
 const Parameter* ParameterList::find(std::string_view name) const {

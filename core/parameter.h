@@ -40,18 +40,20 @@ struct Parameter {
 /// together and an optimizer can treat everything in one pass.
 class ParameterList {
  public:
-  explicit ParameterList(DType dtype) : dtype_(dtype) {}
+  explicit ParameterList(DType dtype, Device device = {}) : dtype_(dtype), device_(device) {}
   ParameterList(const ParameterList&) = delete;
   ParameterList& operator=(const ParameterList&) = delete;
 
   /// Declares a parameter; throws std::logic_error on a repeated name. Decay defaults by rank.
   Parameter add(std::string name, const Shape& shape, Init init);
 
-  void commit();                        // after this, slots resolve; RunError without memory
-  void initialise(std::uint64_t seed);  // fills values; gradients become zero
+  void commit();  // after this, slots resolve; RunError without memory
+  /// Fills values, the same on every device; gradients become zero.
+  void initialise(std::uint64_t seed);
   void zero_grad();
 
   DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
   const std::vector<Parameter>& all() const { return parameters_; }
   const Parameter* find(std::string_view name) const;  // null when absent
   std::int64_t count() const;                          // trainable scalars
@@ -60,9 +62,10 @@ class ParameterList {
 
  private:
   DType dtype_;
+  Device device_;
   std::vector<Parameter> parameters_;
-  Arena values_{"parameters"};
-  Arena grads_{"gradients"};
+  Arena values_{"parameters", device_};
+  Arena grads_{"gradients", device_};
 };
 
 }  // namespace quietformer

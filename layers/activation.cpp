@@ -1,66 +1,11 @@
 #include "layers/activation.h"
 
-#include <cmath>
-#include <numbers>
-
-#include "core/math.h"
+#include "layers/cuda/operations.h"
+#include "layers/gelu.h"
 #include "layers/rows.h"
 
 namespace quietformer {
 namespace {
-
-/// Phi(x), the normal distribution function, and its density phi(x).
-template <class T>
-struct Normal {
-  T cdf, density;
-};
-
-inline Normal<double> normal_at(double x) {
-  constexpr double kDensity = 0.5 * std::numbers::inv_sqrtpi * std::numbers::sqrt2;
-  return {0.5 * std::erfc(-x / std::numbers::sqrt2), kDensity * math::exp(-0.5 * x * x)};
-}
-
-/// std::erfc does not vectorise. With z = |x| / sqrt 2 and t = 1 / (1 + 0.3 z), erfc(z) e^(z^2) / t
-/// is nearly a polynomial in t: degree 8, by Chebyshev interpolation over z in [0, 9.5], is off by
-/// 2.4e-8 of the value at most. Small values in the left tail keep their relative precision.
-inline Normal<float> normal_at(float x) {
-  constexpr float kRootHalf = 0.707106781186547524f, kDensity = 0.398942280401432678f;
-  const float magnitude = x < 0.0f ? -x : x;
-  const float t = 1.0f / (1.0f + (0.3f * kRootHalf) * magnitude);
-  float p = -1.304928155e-1f;
-  p = p * t + 4.905715980e-1f;
-  p = p * t - 5.233146561e-1f;
-  p = p * t + 5.612462020e-1f;
-  p = p * t - 1.047121410e-1f;
-  p = p * t + 2.195671148e-1f;
-  p = p * t + 1.470454191e-1f;
-  p = p * t + 1.709141563e-1f;
-  p = p * t + 1.691751026e-1f;
-  const float decay = math::exp(-0.5f * x * x);
-  const float tail = 0.5f * p * t * decay;
-  return {x < 0.0f ? tail : 1.0f - tail, kDensity * decay};
-}
-
-/// The tanh form through 0.5 (1 + tanh(u)) = sigmoid(2u), which does not cancel for negative x.
-template <class T>
-struct TanhGelu {
-  static constexpr T kLinear = T(2 * 0.797884560802865355879892119869);  // 2 sqrt(2/pi)
-  static constexpr T kCubic = T(0.044715);
-  static T value(T x) { return x * math::sigmoid(kLinear * (x + kCubic * x * x * x)); }
-  static T slope(T x) {
-    const T s = math::sigmoid(kLinear * (x + kCubic * x * x * x));
-    return s + x * s * (T(1) - s) * kLinear * (T(1) + T(3) * kCubic * x * x);
-  }
-};
-
-template <class T>
-struct ErfGelu {
-  static T value(T x) { return x * normal_at(x).cdf; }
-  static T slope(T x) {
-    const Normal<T> normal = normal_at(x);
-    return normal.cdf + x * normal.density;
-  }
-};
 
 void check_alike(const Tensor& a, const Tensor& b) {
   QF_EXPECTS(a.shape == b.shape && a.dtype == b.dtype && a.contiguous() && b.contiguous());
@@ -81,6 +26,7 @@ void dispatch_gelu(DType dtype, GeluForm form, const Body& body) {
 
 void gelu_forward(const Context& ctx, GeluForm form, const Tensor& y, const Tensor& x) {
   check_alike(y, x);
+  if (ctx.device.type == DeviceType::cuda) return cuda::gelu_forward(ctx, form, y, x);
   dispatch_gelu(x.dtype, form, [&]<class T, class Form>() {
     T* out = y.as<T>();
     const T* in = x.as<T>();
@@ -91,6 +37,7 @@ void gelu_forward(const Context& ctx, GeluForm form, const Tensor& y, const Tens
 void gelu_backward(const Context& ctx, GeluForm form, const Tensor& dx, const Tensor& dy,
                    const Tensor& x) {
   check_alike(dx, dy), check_alike(dx, x);
+  if (ctx.device.type == DeviceType::cuda) return cuda::gelu_backward(ctx, form, dx, dy, x);
   dispatch_gelu(x.dtype, form, [&]<class T, class Form>() {
     T* d_in = dx.as<T>();
     const T *d_out = dy.as<T>(), *in = x.as<T>();
@@ -100,6 +47,7 @@ void gelu_backward(const Context& ctx, GeluForm form, const Tensor& dx, const Te
 
 void swiglu_forward(const Context& ctx, const Tensor& y, const Tensor& gate, const Tensor& up) {
   check_alike(y, gate), check_alike(y, up);
+  if (ctx.device.type == DeviceType::cuda) return cuda::swiglu_forward(ctx, y, gate, up);
   dispatch_floating(y.dtype, [&]<class T>() {
     T* out = y.as<T>();
     const T *g = gate.as<T>(), *u = up.as<T>();
@@ -111,6 +59,8 @@ void swiglu_forward(const Context& ctx, const Tensor& y, const Tensor& gate, con
 void swiglu_backward(const Context& ctx, const Tensor& d_gate, const Tensor& d_up, const Tensor& dy,
                      const Tensor& gate, const Tensor& up) {
   check_alike(dy, gate), check_alike(dy, up), check_alike(dy, d_gate), check_alike(dy, d_up);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::swiglu_backward(ctx, d_gate, d_up, dy, gate, up);
   dispatch_floating(dy.dtype, [&]<class T>() {
     T *dg = d_gate.as<T>(), *du = d_up.as<T>();
     const T *d_out = dy.as<T>(), *g = gate.as<T>(), *u = up.as<T>();

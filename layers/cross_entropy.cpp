@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/math.h"
+#include "layers/cuda/operations.h"
 #include "layers/rows.h"
 
 namespace quietformer {
@@ -46,6 +47,9 @@ void cross_entropy_forward(const Context& ctx, const Tensor& loss, const Tensor&
                            const Tensor& row_lse, const Tensor& logits, const Tensor& targets) {
   check_shapes(logits, targets, row_lse);
   QF_EXPECTS(loss.dtype == DType::f64 && loss.count() == 2 && row_loss.count() == row_lse.count());
+  QF_EXPECTS(row_loss.dtype == logits.dtype && row_lse.dtype == logits.dtype);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::cross_entropy_forward(ctx, loss, row_loss, row_lse, logits, targets);
   const std::int64_t rows = rows_of(logits), n = columns_of(logits);
   const std::int32_t* target = targets.as<std::int32_t>();
   dispatch_floating(logits.dtype, [&]<class T>() {
@@ -76,6 +80,8 @@ void cross_entropy_backward(const Context& ctx, const Tensor& d_logits, const Te
   check_shapes(logits, targets, row_lse);
   QF_EXPECTS(d_logits.shape == logits.shape && d_logits.dtype == logits.dtype);
   QF_EXPECTS(d_logits.contiguous() && loss.dtype == DType::f64);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::cross_entropy_backward(ctx, d_logits, logits, targets, loss, row_lse, scale);
   const std::int64_t n = columns_of(logits);
   const std::int32_t* target = targets.as<std::int32_t>();
   const double valid = loss.as<double>()[1];

@@ -7,11 +7,12 @@
 namespace quietformer {
 
 /// Mean of -ln softmax(logits)[target] over rows with a valid target. A negative target (-100 by
-/// convention) means the row is ignored. Throws InputError for a target of V or more.
-/// logits (..., V) contiguous, targets i32, one per row.
-/// Writes loss f64 (2): [0] the mean in nats (0 when no target is valid), [1] the number of valid
-/// targets; row_loss and row_lse, one value per row in the type of the logits: the row's loss (0
-/// when ignored) and ln sum exp(logits). The sum runs in double, in row order.
+/// convention) means the row is ignored. Throws InputError for a target of V or more; on a GPU,
+/// whose results nobody waits for here, such a target gives a loss of NaN instead. logits (..., V)
+/// contiguous, targets i32, one per row. Writes loss f64 (2): [0] the mean in nats (0 when no
+/// target is valid), [1] the number of valid targets; row_loss and row_lse, one value per row in
+/// the type of the logits: the row's loss (0 when ignored) and ln sum exp(logits). The sum runs in
+/// double, on the CPU in row order.
 void cross_entropy_forward(const Context& ctx, const Tensor& loss, const Tensor& row_loss,
                            const Tensor& row_lse, const Tensor& logits, const Tensor& targets);
 

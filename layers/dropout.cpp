@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/random.h"
+#include "layers/cuda/operations.h"
 #include "layers/rows.h"
 
 namespace quietformer {
@@ -51,6 +52,7 @@ void dropout_apply(const Context& ctx, const Dropout& dropout, const Tensor& y, 
   const std::int64_t length = x.shape[1], n = x.shape[2];
   const bool drops = active(ctx, dropout);
   if (!drops && y.data == x.data) return;
+  if (ctx.device.type == DeviceType::cuda) return cuda::dropout_apply(ctx, dropout, y, x);
   const RandomKey key = ctx.random.key(RandomPurpose::dropout, dropout.layer);
   const std::uint32_t threshold = dropout_threshold(dropout.probability);
   const auto site = static_cast<std::uint32_t>(dropout.site);

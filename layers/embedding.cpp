@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "layers/cuda/operations.h"
 #include "layers/position.h"
 #include "layers/rows.h"
 
@@ -25,6 +26,8 @@ void check_shapes(const Tensor& y, const Tensor& tokens, const Tensor& weight,
 void embedding_forward(const Context& ctx, const Tensor& y, const Tensor& tokens,
                        const Tensor& weight, const Tensor& positions, double scale) {
   check_shapes(y, tokens, weight, positions);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::embedding_forward(ctx, y, tokens, weight, positions, scale);
   const std::int64_t length = y.shape[1], n = y.shape[2], vocab = weight.shape[0];
   dispatch_floating(y.dtype, [&]<class T>() {
     const T factor = T(scale);
@@ -50,6 +53,8 @@ void embedding_forward(const Context& ctx, const Tensor& y, const Tensor& tokens
 void embedding_backward(const Context& ctx, const Tensor& d_weight, const Tensor& d_positions,
                         const Tensor& dy, const Tensor& tokens, double scale) {
   check_shapes(dy, tokens, d_weight, d_positions);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::embedding_backward(ctx, d_weight, d_positions, dy, tokens, scale);
   const std::int64_t length = dy.shape[1], n = dy.shape[2], rows = rows_of(dy);
   // Threads share columns, so every sum has one owner and a fixed order whatever the tokens are.
   constexpr std::int64_t kColumns = 64;
@@ -81,7 +86,7 @@ Embedding::Embedding(ParameterList& parameters, const Description& description)
   if (description.positions == Positions::learned)
     positions_ = parameters.add("position_embedding.weight", shape, description.init);
   if (description.positions == Positions::sinusoidal) {
-    sinusoids_ = OwnedTensor(parameters.dtype(), shape);
+    sinusoids_ = OwnedTensor(parameters.dtype(), shape, parameters.device());
     fill_sinusoids(sinusoids_);
     scale_ = std::sqrt(static_cast<double>(description.dim));
   }

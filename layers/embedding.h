@@ -9,7 +9,8 @@
 namespace quietformer {
 
 /// y (B,T,C) = scale * weight[tokens] + positions[t]. tokens i32 (B,T), weight (V,C), positions
-/// (at least T, C) or absent. Throws InputError for a token outside [0, V).
+/// (at least T, C) or absent. Throws InputError for a token outside [0, V). On a GPU, whose results
+/// nobody waits for here, such a token gives a row of NaN instead, and its gradient goes nowhere.
 void embedding_forward(const Context& ctx, const Tensor& y, const Tensor& tokens,
                        const Tensor& weight, const Tensor& positions, double scale = 1);
 

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "layers/cuda/operations.h"
 #include "layers/rows.h"
 
 namespace quietformer {
@@ -15,6 +16,7 @@ Tensor as_matrix(const Tensor& t) {
 void copy_to_rows(const Context& ctx, const Tensor& y, const Tensor& bias) {
   const std::int64_t columns = y.shape[1];
   QF_EXPECTS(bias.count() == columns && bias.dtype == y.dtype && bias.contiguous());
+  if (ctx.device.type == DeviceType::cuda) return cuda::copy_to_rows(ctx, y, bias);
   const std::int64_t size = size_of(y.dtype);
   parallel_for(ctx, y.shape[0], row_grain(columns), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r)
@@ -44,7 +46,8 @@ void linear_backward_parameters(const Context& ctx, const Tensor& d_weight, cons
   const Tensor d_out = as_matrix(dy);
   gemm(ctx, d_weight, d_out, Transpose::yes, as_matrix(x), Transpose::no, 1.0, Accumulate::add);
   if (!d_bias) return;
-  QF_EXPECTS(d_bias.count() == d_out.shape[1]);
+  QF_EXPECTS(d_bias.count() == d_out.shape[1] && d_bias.dtype == d_out.dtype);
+  if (ctx.device.type == DeviceType::cuda) return cuda::add_rows(ctx, d_bias, d_out);
   dispatch_floating(dy.dtype, [&]<class T>() {
     const T* values = d_out.as<T>();
     const std::int64_t stride = d_out.stride[0];

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "layers/cuda/operations.h"
 #include "layers/rows.h"
 
 namespace quietformer {
@@ -110,6 +111,8 @@ void check_shapes(NormKind kind, const Tensor& a, const Tensor& b, const NormSta
 void norm_forward(const Context& ctx, NormKind kind, const Tensor& y, const NormStatistics& saved,
                   const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
   check_shapes(kind, y, x, saved);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::norm_forward(ctx, kind, y, saved, x, weight, bias, eps);
   dispatch_floating(x.dtype, [&]<class T>() {
     const std::int64_t n = columns_of(x);
     const Rows<T> in = rows_view<T>(x), out = rows_view<T>(y);
@@ -133,6 +136,8 @@ void norm_backward_input(const Context& ctx, NormKind kind, const Tensor& dx, co
                          double eps, Accumulate accumulate) {
   check_shapes(kind, dx, dy, saved);
   QF_EXPECTS(saved.rstd && x.shape == dx.shape);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::norm_backward_input(ctx, kind, dx, dy, x, saved, weight, eps, accumulate);
   dispatch_floating(x.dtype, [&]<class T>() {
     const std::int64_t n = columns_of(x);
     const Rows<T> in = rows_view<T>(x), d_out = rows_view<T>(dy), d_in = rows_view<T>(dx);
@@ -152,6 +157,8 @@ void norm_backward_parameters(const Context& ctx, NormKind kind, const Tensor& d
                               const Tensor& d_bias, const Tensor& dy, const Tensor& x,
                               const NormStatistics& saved) {
   check_shapes(kind, dy, x, saved);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::norm_backward_parameters(ctx, kind, d_weight, d_bias, dy, x, saved);
   dispatch_floating(x.dtype, [&]<class T>() {
     const std::int64_t n = columns_of(x), rows = rows_of(x);
     const Rows<T> in = rows_view<T>(x), d_out = rows_view<T>(dy);

@@ -1,7 +1,10 @@
 #include "layers/position.h"
 
 #include <cmath>
+#include <utility>
 
+#include "core/cuda/memory.h"
+#include "layers/cuda/operations.h"
 #include "layers/rows.h"
 
 namespace quietformer {
@@ -32,6 +35,8 @@ void rotate_all(const Context& ctx, const Tensor& y, const Tensor& x, const Rota
   const std::int64_t length = x.shape[1], heads = x.shape[2], half = x.shape[3] / 2;
   QF_EXPECTS(table.cosine().shape[1] * 2 == x.shape[3] && table.cosine().dtype == x.dtype);
   QF_EXPECTS(positions.dtype == DType::i32 && positions.count() == length);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::rotate(ctx, y, x, table, positions, direction, accumulate);
   const std::int64_t grain = row_grain(heads * half * 2);
   dispatch_floating(x.dtype, [&]<class T>() {
     parallel_for(ctx, x.shape[0] * length, grain, [&](std::int64_t begin, std::int64_t end) {
@@ -55,6 +60,11 @@ void rotate_all(const Context& ctx, const Tensor& y, const Tensor& x, const Rota
 
 void fill_sinusoids(const Tensor& table) {
   QF_EXPECTS(table.shape.rank == 2 && table.contiguous());
+  if (table.device.type == DeviceType::cuda) {
+    const OwnedTensor host(table.dtype, table.shape);
+    fill_sinusoids(host);
+    return cuda::copy(table, host);
+  }
   const std::int64_t n = table.shape[1];
   dispatch_floating(table.dtype, [&]<class T>() {
     for (std::int64_t t = 0; t < table.shape[0]; ++t)
@@ -65,7 +75,8 @@ void fill_sinusoids(const Tensor& table) {
   });
 }
 
-RotaryTable::RotaryTable(DType dtype, std::int64_t head_dim, std::int64_t positions, double base)
+RotaryTable::RotaryTable(DType dtype, std::int64_t head_dim, std::int64_t positions, double base,
+                         Device device)
     : cosine_(dtype, {positions, head_dim / 2}), sine_(dtype, {positions, head_dim / 2}) {
   QF_EXPECTS(head_dim % 2 == 0);
   const std::int64_t half = head_dim / 2;
@@ -78,6 +89,12 @@ RotaryTable::RotaryTable(DType dtype, std::int64_t head_dim, std::int64_t positi
       }
     }
   });
+  if (device.type == DeviceType::cpu) return;
+  for (OwnedTensor* table : {&cosine_, &sine_}) {
+    OwnedTensor there(dtype, table->view().shape, device);
+    cuda::copy(there, *table);
+    *table = std::move(there);
+  }
 }
 
 void rotary_forward(const Context& ctx, const Tensor& y, const Tensor& x, const RotaryTable& table,

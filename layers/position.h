@@ -9,7 +9,8 @@
 namespace quietformer {
 
 /// table (T, C): table[t, 2i] = sin(t / 10000^(2i/C)), table[t, 2i+1] = cos of the same (Vaswani et
-/// al., arXiv 1706.03762, 3.5). Overwrites a contiguous f32 or f64 table.
+/// al., arXiv 1706.03762, 3.5). Overwrites a contiguous f32 or f64 table, on any device;
+/// waits for a GPU.
 void fill_sinusoids(const Tensor& table);
 
 /// Angles of rotary positions (Su et al., arXiv 2104.09864), one table for all layers of a model:
@@ -17,7 +18,8 @@ void fill_sinusoids(const Tensor& table);
 class RotaryTable {
  public:
   RotaryTable() = default;
-  RotaryTable(DType dtype, std::int64_t head_dim, std::int64_t positions, double base);
+  RotaryTable(DType dtype, std::int64_t head_dim, std::int64_t positions, double base,
+              Device device = {});
   const Tensor& cosine() const { return cosine_; }
   const Tensor& sine() const { return sine_; }
 
@@ -30,7 +32,7 @@ class RotaryTable {
 ///   y[d] = x[d] cos - x[d + D/2] sin,   y[d + D/2] = x[d + D/2] cos + x[d] sin.
 /// x, y (B,T,H,D): dimension 1 is the token, whatever the strides; unit inner stride. y may alias x
 /// exactly. `positions` i32 (T) gives the table row of every token, so that two different maps can
-/// serve near and far pairs; values outside the table are std::logic_error.
+/// serve near and far pairs; values outside the table are std::logic_error, on a GPU NaN.
 void rotary_forward(const Context& ctx, const Tensor& y, const Tensor& x, const RotaryTable& table,
                     const Tensor& positions);
 

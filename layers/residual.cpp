@@ -1,5 +1,6 @@
 #include "layers/residual.h"
 
+#include "layers/cuda/operations.h"
 #include "layers/rows.h"
 
 namespace quietformer {
@@ -23,6 +24,9 @@ void for_rows(const Context& ctx, const Tensor& t, const Row& row) {
 void residual_forward(const Context& ctx, const Tensor& out, const Tensor& x, const Tensor& branch,
                       double alpha, const Tensor& gain) {
   check_alike(out, x), check_alike(out, branch);
+  QF_EXPECTS(!gain || (gain.count() == columns_of(out) && gain.dtype == out.dtype));
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::residual_forward(ctx, out, x, branch, alpha, gain);
   dispatch_floating(out.dtype, [&]<class T>() {
     T* sum = out.as<T>();
     const T *a = x.as<T>(), *b = branch.as<T>(), *g = gain.as<T>();
@@ -32,7 +36,6 @@ void residual_forward(const Context& ctx, const Tensor& out, const Tensor& x, co
       return;
     }
     const std::int64_t n = columns_of(out);
-    QF_EXPECTS(gain.count() == n);
     for_rows(ctx, out, [=](std::int64_t r) {
       T* sum_row = sum + r * n;
       const T *a_row = a + r * n, *b_row = b + r * n;
@@ -46,6 +49,9 @@ void residual_backward_gain(const Context& ctx, const Tensor& d_branch, const Te
   check_alike(d_branch, d_out), check_alike(d_out, branch);
   const std::int64_t n = columns_of(d_out);
   QF_EXPECTS(gain.count() == n && d_gain.count() == n);
+  QF_EXPECTS(gain.dtype == d_out.dtype && d_gain.dtype == d_out.dtype);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::residual_backward_gain(ctx, d_branch, d_gain, d_out, branch, gain);
   dispatch_floating(d_out.dtype, [&]<class T>() {
     T* db = d_branch.as<T>();
     const T *d = d_out.as<T>(), *b = branch.as<T>(), *g = gain.as<T>();

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <limits>
 
+#include "core/cuda/memory.h"
 #include "core/parallel.h"
+#include "optim/cuda/operations.h"
 
 namespace quietformer {
 namespace {
@@ -25,11 +27,23 @@ double sum_of_squares(const T* values, std::int64_t count) {
 }  // namespace
 
 GradientClip::GradientClip(const ParameterList& parameters, double clip)
-    : grads_(parameters.grads().flat(parameters.dtype())),
-      clip_(clip),
-      partial_(static_cast<std::size_t>((grads_.count() + kChunk - 1) / kChunk)) {}
+    : grads_(parameters.grads().flat(parameters.dtype())), clip_(clip) {
+  const std::int64_t chunks = (grads_.count() + kChunk - 1) / kChunk;
+  if (grads_.device.type == DeviceType::cuda)
+    gpu_partial_ = OwnedTensor(DType::f64, {chunks + 1}, grads_.device);
+  else
+    partial_.resize(static_cast<std::size_t>(chunks));
+}
 
-ClipResult GradientClip::measure(const Context& ctx) {
+double GradientClip::squares(const Context& ctx) {
+  QF_EXPECTS(ctx.device == grads_.device);
+  double sum = 0;
+  if (ctx.device.type == DeviceType::cuda) {
+    const Tensor partial = gpu_partial_;
+    cuda::sum_of_squares(ctx, partial, grads_);
+    cuda::copy(Tensor(&sum, DType::f64, {1}), partial.slice(0, partial.count() - 1, 1));
+    return sum;
+  }
   const std::int64_t count = grads_.count();
   dispatch_floating(grads_.dtype, [&]<class T>() {
     const T* values = grads_.as<T>();
@@ -38,10 +52,13 @@ ClipResult GradientClip::measure(const Context& ctx) {
           sum_of_squares(values + i * kChunk, std::min(kChunk, count - i * kChunk));
     });
   });
-  double sum = 0;
   for (double part : partial_) sum += part;
+  return sum;
+}
+
+ClipResult GradientClip::measure(const Context& ctx) {
   ClipResult result;
-  result.norm = std::sqrt(sum);
+  result.norm = std::sqrt(squares(ctx));
   if (clip_ > 0) {
     // The 1e-6 is torch's, kept so that traces agree.
     result.scale = std::isfinite(result.norm) ? std::min(1.0, clip_ / (result.norm + 1e-6))

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "core/buffer.h"
 #include "core/context.h"
 #include "core/parameter.h"
 
@@ -17,7 +18,8 @@ struct ClipResult {
 
 /// Measures the norm; does not touch the gradients (Optimizer::step takes the scale). Squares are
 /// added in double, per chunk and then in chunk order: the result does not depend on threads, and
-/// fp32 gradients cannot overflow it. No allocation after construction.
+/// fp32 gradients cannot overflow it. No allocation after construction. On a GPU measure() waits
+/// for everything before it, since it returns the norm to the host.
 class GradientClip {
  public:
   /// `parameters` is committed and outlives this; `clip` 0 = measure only.
@@ -25,9 +27,12 @@ class GradientClip {
   ClipResult measure(const Context& ctx);
 
  private:
+  double squares(const Context& ctx);
+
   Tensor grads_;
   double clip_;
-  std::vector<double> partial_;
+  std::vector<double> partial_;  // on the CPU
+  OwnedTensor gpu_partial_;      // on a GPU, the last element is the sum
 };
 
 }  // namespace quietformer

@@ -7,7 +7,9 @@
 #include <deque>
 #include <utility>
 
+#include "core/cuda/memory.h"
 #include "core/parallel.h"
+#include "optim/cuda/operations.h"
 #include "optim/rules.h"
 
 namespace quietformer {
@@ -39,6 +41,19 @@ std::vector<Range> ranges_of(const ParameterList& parameters) {
   return ranges;
 }
 
+// The ranges for a GPU (cuda::StepTensors): pieces that one block each updates.
+OwnedTensor pieces_of(const std::vector<Range>& ranges, Device device) {
+  std::vector<std::int64_t> pieces;
+  for (const Range& range : ranges)
+    for (std::int64_t begin = range.begin; begin < range.end; begin += kChunk)
+      pieces.insert(pieces.end(), {begin, std::min(begin + kChunk, range.end),
+                                   std::int64_t{range.decay == Decay::yes}});
+  const Shape shape{static_cast<std::int64_t>(pieces.size() / 3), 3};
+  OwnedTensor there(DType::i64, shape, device);
+  cuda::copy(there, Tensor(pieces.data(), DType::i64, shape));
+  return there;
+}
+
 // The flat tensors as typed pointers: value, gradient and K states.
 template <class T, std::size_t K>
 struct Arrays {
@@ -64,7 +79,7 @@ class RuleOptimizer final : public Optimizer {
       : config_(config), parameters_(parameters), ranges_(ranges_of(parameters)) {
     for (std::string_view kind : Rule::kState) {
       // The same names, types and shapes in the same order give the layout of the parameters.
-      Arena& arena = arenas_.emplace_back(fmt::format("optimizer {}", kind));
+      Arena& arena = arenas_.emplace_back(fmt::format("optimizer {}", kind), parameters.device());
       std::vector<Slot> slots;
       for (const Parameter& p : parameters.all())
         slots.push_back(arena.declare(p.name, parameters.dtype(), p.value.get().shape));
@@ -74,16 +89,26 @@ class RuleOptimizer final : public Optimizer {
         state_.push_back(
             {fmt::format("optimizer/{}/{}", kind, parameters.all()[i].name), slots[i].get()});
     }
+    if (parameters.device().type == DeviceType::cuda)
+      pieces_ = pieces_of(ranges_, parameters.device());
   }
 
   void step(const Context& ctx, double lr, std::int64_t step, double grad_scale) override {
-    QF_EXPECTS(step >= 0);
+    QF_EXPECTS(step >= 0 && ctx.device == parameters_.device());
+    if (ctx.device.type == DeviceType::cuda) {
+      const DType dtype = parameters_.dtype();
+      cuda::StepTensors tensors{
+          parameters_.values().flat(dtype), parameters_.grads().flat(dtype), {}, pieces_};
+      for (std::size_t s = 0; s < kStates; ++s) tensors.state[s] = arenas_[s].flat(dtype);
+      return cuda::optimizer_step(ctx, config_, tensors, lr, step, grad_scale);
+    }
     dispatch_floating(parameters_.dtype(),
                       [&]<class T>() { run<T>(ctx, lr, step, static_cast<T>(grad_scale)); });
   }
 
  private:
   static constexpr std::size_t kStates = Rule::kState.size();
+  static_assert(kStates <= cuda::kMaxStates);
 
   template <class T>
   void run(const Context& ctx, double lr, std::int64_t step, T grad_scale) {
@@ -105,6 +130,7 @@ class RuleOptimizer final : public Optimizer {
   OptimConfig config_;
   const ParameterList& parameters_;
   std::vector<Range> ranges_;
+  OwnedTensor pieces_;        // on a GPU
   std::deque<Arena> arenas_;  // one per kind of state; an arena must not move
 };
 

@@ -1,4 +1,4 @@
-// Optimizers: one fused, threaded pass over all parameters.
+// Optimizers: one fused pass over all parameters, threaded on the CPU, one launch on a GPU.
 //
 // A rule is a header in optim/rules/ that holds the arithmetic of one element:
 //
@@ -6,7 +6,7 @@
 //     static constexpr std::array<std::string_view, K> kState{...};   names of its state tensors
 //     template <class T> struct Update {
 //       Update(const OptimConfig&, double lr, std::int64_t step, double weight_decay);
-//       void operator()(T& value, T grad, T& state_0, ...) const;     K states
+//       QF_HOST_DEVICE void operator()(T& value, T grad, T& state_0, ...) const;   K states
 //     };
 //   };
 //
@@ -38,7 +38,8 @@ class Optimizer {
 
   /// Updates every parameter from its gradient times `grad_scale` (the clip's scale). `step` counts
   /// from 0; parameters with Decay::yes get the config's weight decay. Gradients stay as they are.
-  /// Bitwise independent of threads; no allocation.
+  /// Bitwise independent of threads; no allocation. ctx.device is the parameters'; on a GPU this
+  /// does not wait.
   virtual void step(const Context& ctx, double lr, std::int64_t step, double grad_scale) = 0;
 
   /// Everything that must survive a resume, zero at first; the checkpoint reads and writes it.

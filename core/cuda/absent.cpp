@@ -1,4 +1,5 @@
 // core/cuda without CUDA: takes the place of the .cu files in builds with QUIETFORMER_CUDA=OFF.
+#include "core/cuda/gemm.h"
 #include "core/cuda/memory.h"
 
 namespace quietformer::cuda {
@@ -25,6 +26,10 @@ void fill(const Context&, const Tensor&, double) {
   throw RunError(kAbsent);
 }
 void synchronize(Device) {
+  throw RunError(kAbsent);
+}
+void gemm(const Context&, const Tensor&, const Tensor&, Transpose, const Tensor&, Transpose, double,
+          Accumulate) {
   throw RunError(kAbsent);
 }
 

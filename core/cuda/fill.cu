@@ -9,9 +9,7 @@ namespace {
 
 template <class T>
 __global__ void fill_kernel(T* out, std::int64_t count, T value) {
-  const std::int64_t step = std::int64_t{blockDim.x} * gridDim.x;
-  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step)
-    out[i] = value;
+  for (std::int64_t i = first_index(); i < count; i += index_step()) out[i] = value;
 }
 
 template <class T>

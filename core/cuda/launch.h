@@ -1,5 +1,5 @@
-// How kernels are started and the runtime's results are checked. For .cu files only: the one header
-// that includes the CUDA runtime.
+// How kernels are started and the runtime's results are checked. For .cu and .cuh files only: the
+// one header that includes the CUDA runtime.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "core/context.h"
+#include "core/tensor.h"
 
 namespace quietformer::cuda {
 
@@ -26,6 +27,12 @@ class CurrentDevice {
   int previous_ = 0;
 };
 
+/// std::logic_error unless every tensor that is present lives on ctx.device.
+template <class... Tensors>
+void expect_on_device(const Context& ctx, const Tensors&... tensors) {
+  QF_EXPECTS((... && (!tensors || tensors.device == ctx.device)));
+}
+
 struct LaunchShape {
   dim3 grid;
   dim3 block;
@@ -37,6 +44,14 @@ struct LaunchShape {
 inline LaunchShape shape_for(std::int64_t count, unsigned block = 256, unsigned most = 4096) {
   const std::int64_t blocks = (count + block - 1) / block;
   return {dim3(static_cast<unsigned>(std::clamp<std::int64_t>(blocks, 1, most))), dim3(block)};
+}
+
+/// In a kernel: the first element of this thread and the distance to its next one.
+__device__ inline std::int64_t first_index() {
+  return std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+}
+__device__ inline std::int64_t index_step() {
+  return std::int64_t{blockDim.x} * gridDim.x;
 }
 
 /// Starts `kernel` on ctx.device, which must be current. `name` appears in errors. Bad launch

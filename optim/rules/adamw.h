@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "core/dtype.h"
 #include "optim/config.h"
 
 namespace quietformer::rules::adamw {
@@ -27,7 +28,7 @@ struct Rule {
           root_scale(T(1 / std::sqrt(1 - std::pow(config.betas[1], double(step + 1))))),
           eps(T(config.eps)) {}
 
-    void operator()(T& value, T grad, T& m, T& v) const {
+    QF_HOST_DEVICE void operator()(T& value, T grad, T& m, T& v) const {
       m += one_minus_beta1 * (grad - m);
       v = beta2 * v + one_minus_beta2 * grad * grad;
       value = keep * value - step_size * m / (std::sqrt(v) * root_scale + eps);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "core/dtype.h"
 #include "optim/config.h"
 
 namespace quietformer::rules::lion {
@@ -23,7 +24,7 @@ struct Rule {
           one_minus_beta1(T(1 - config.betas[0])),
           one_minus_beta2(T(1 - config.betas[1])) {}
 
-    void operator()(T& value, T grad, T& m) const {
+    QF_HOST_DEVICE void operator()(T& value, T grad, T& m) const {
       const T direction = m + one_minus_beta1 * (grad - m);
       const T sign = direction > T(0) ? T(1) : (direction < T(0) ? T(-1) : T(0));
       value = keep * value - lr * sign;

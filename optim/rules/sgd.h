@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "core/dtype.h"
 #include "optim/config.h"
 
 namespace quietformer::rules::sgd {
@@ -20,7 +21,7 @@ struct Rule {
     Update(const OptimConfig& config, double lr_, std::int64_t, double weight_decay)
         : lr(T(lr_)), momentum(T(config.betas[0])), decay(T(weight_decay)) {}
 
-    void operator()(T& value, T grad, T& buffer) const {
+    QF_HOST_DEVICE void operator()(T& value, T grad, T& buffer) const {
       buffer = momentum * buffer + (grad + decay * value);
       value -= lr * buffer;
     }

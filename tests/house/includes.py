@@ -41,7 +41,8 @@ CUDA = re.compile(r"(cuda|cooperative_groups|cub/|cute/|cutlass/|mma\.h|nvtx)")
 SYSTEM = re.compile(r"(unistd|fcntl|stdlib|sched|poll|termios|signal|sys/\w+)\.h$")
 
 # Headers for .cpp or .cu files of their own folder only: they may include a third party, and no
-# other header may include them. launch.h is the kernels' vocabulary: for .cu files everywhere.
+# other header may include them. launch.h and the .cuh are the kernels' vocabulary: for .cu and .cuh
+# files everywhere.
 PRIVATE = {"core/hdf5_handle.h", "core/cuda/launch.h"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")')
@@ -69,8 +70,8 @@ def check_source(path, root):
     relative = path.relative_to(root).as_posix()
     folder = tree.folder_of(path, root)
     name = tree.name_of(path)
-    is_header = name.endswith((".h", ".cuh"))
-    is_cuda = name.endswith(".cu") or relative == "core/cuda/launch.h"
+    is_cuda = name.endswith((".cu", ".cuh")) or relative == "core/cuda/launch.h"
+    is_header = name.endswith(".h")
     for number, line in enumerate(path.read_text().splitlines(), 1):
         match = INCLUDE.match(line)
         if not match:
@@ -85,7 +86,8 @@ def check_source(path, root):
         target = match[2]
         if target.split("/")[0] not in SEES[folder]:
             yield f"{where} {folder} may include {', '.join(sorted(SEES[folder]))} only"
-        if target in PRIVATE and (is_header or not (folder == "core" or is_cuda)):
+        private = target in PRIVATE and (is_header or not (folder == "core" or is_cuda))
+        if private or (target.endswith(".cuh") and not is_cuda):
             yield f"{where} for .cpp and .cu files of its folder only"
 
 

@@ -1,5 +1,5 @@
 // One description per operation, run as: fp64 gradient check, f32 against f64, bitwise independence
-// of the number of threads, and guards around everything written.
+// of the number of threads, guards around everything written, and a GPU against the CPU.
 #pragma once
 
 #include <functional>
@@ -30,6 +30,7 @@ struct OpCase {
   Shape output;
   Mode mode = Mode::evaluate;
   /// y from the inputs.
+  /// Tensors are on ctx.device; what else it needs it makes there.
   std::function<void(const Context&, const Tensor& y, const Tensors& in)> forward = {};
   /// Gradients of all inputs from that of y. Saved state is made anew by calling forward's parts.
   std::function<void(const Context&, const Tensors& d_in, const Tensor& dy, const Tensors& in)>

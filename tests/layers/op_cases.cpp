@@ -51,10 +51,12 @@ OpCase embedding(Sizes s, bool positions) {
     return ids;
   };
   c.forward = [=](const Context& ctx, const Tensor& y, const Tensors& in) {
-    embedding_forward(ctx, y, tokens(), in[0], positions ? in[1] : Tensor(), 1.5);
+    embedding_forward(ctx, y, copy_to(ctx.device, tokens()), in[0], positions ? in[1] : Tensor(),
+                      1.5);
   };
   c.backward = [=](const Context& ctx, const Tensors& d, const Tensor& dy, const Tensors&) {
-    embedding_backward(ctx, d[0], positions ? d[1] : Tensor(), dy, tokens(), 1.5);
+    embedding_backward(ctx, d[0], positions ? d[1] : Tensor(), dy, copy_to(ctx.device, tokens()),
+                       1.5);
   };
   return c;
 }
@@ -75,15 +77,16 @@ OpCase norm(Sizes s, NormKind kind, const std::string& name, bool heads) {
                  shifted ? in[2] : Tensor(), 1e-3);
   };
   c.forward = [=](const Context& ctx, const Tensor& y, const Tensors& in) {
-    fill(y, 0);  // what lies between the heads is nobody's output
+    fill_any(y, 0);  // what lies between the heads is nobody's output
     run(ctx, y, {}, in);
   };
   c.backward = [=](const Context& ctx, const Tensors& d, const Tensor& dy, const Tensors& in) {
     const DType dtype = dy.dtype;
-    const OwnedTensor y(dtype, wide), mean(dtype, {rows * count}), rstd(dtype, {rows * count});
+    const OwnedTensor y(dtype, wide, ctx.device), mean(dtype, {rows * count}, ctx.device),
+        rstd(dtype, {rows * count}, ctx.device);
     const NormStatistics saved{mean, rstd};
     run(ctx, y, saved, in);
-    fill(d[0], 0);
+    fill_any(d[0], 0);
     norm_backward_parameters(ctx, kind, scaled ? d[1] : Tensor(), shifted ? d[2] : Tensor(),
                              part(dy), part(in[0]), saved);
     norm_backward_input(ctx, kind, part(d[0]), part(dy), part(in[0]), saved,
@@ -132,7 +135,7 @@ OpCase residual_with_gain(Sizes s) {
            s.shape()};
   const auto stream = [s](DType dtype) { return normal(dtype, s.shape(), 77); };
   c.forward = [=](const Context& ctx, const Tensor& y, const Tensors& in) {
-    residual_forward(ctx, y, stream(y.dtype), in[0], 1.7, in[1]);
+    residual_forward(ctx, y, copy_to(ctx.device, stream(y.dtype)), in[0], 1.7, in[1]);
   };
   c.backward = [](const Context& ctx, const Tensors& d, const Tensor& dy, const Tensors& in) {
     residual_backward_gain(ctx, d[0], d[1], dy, in[0], in[1]);
@@ -147,7 +150,7 @@ OpCase residual(Sizes s) {
     residual_forward(ctx, y, in[0], in[1], 1.7, {});
   };
   c.backward = [](const Context& ctx, const Tensors& d, const Tensor& dy, const Tensors&) {
-    const OwnedTensor zero(dy.dtype, dy.shape);
+    const OwnedTensor zero(dy.dtype, dy.shape, ctx.device);
     residual_forward(ctx, d[0], dy, zero, 1.7, {});
     residual_forward(ctx, d[1], dy, zero, 1.0, {});
   };
@@ -165,10 +168,12 @@ OpCase rotary(Sizes s) {
     return map;
   };
   c.forward = [=](const Context& ctx, const Tensor& y, const Tensors& in) {
-    rotary_forward(ctx, y, in[0], RotaryTable(y.dtype, dim, s.tokens, 100), positions());
+    rotary_forward(ctx, y, in[0], RotaryTable(y.dtype, dim, s.tokens, 100, ctx.device),
+                   copy_to(ctx.device, positions()));
   };
   c.backward = [=](const Context& ctx, const Tensors& d, const Tensor& dy, const Tensors&) {
-    rotary_backward(ctx, d[0], dy, RotaryTable(dy.dtype, dim, s.tokens, 100), positions());
+    rotary_backward(ctx, d[0], dy, RotaryTable(dy.dtype, dim, s.tokens, 100, ctx.device),
+                    copy_to(ctx.device, positions()));
   };
   return c;
 }

@@ -6,7 +6,7 @@
 #include "layers/norm.h"
 #include "layers/residual.h"
 #include "layers/rows.h"
-#include "tests/layers/op_case.h"
+#include "tests/layers/execution.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/tensors.h"
 
@@ -15,63 +15,12 @@ namespace {
 
 using namespace test;
 
-/// Inputs, output and gradients of one run, every written tensor guarded.
-struct Execution {
-  Execution(const OpCase& c, DType dtype, int threads = 1) : op(c) {
-    ctx.threads = threads;
-    ctx.mode = c.mode;
-    ctx.random = {11, 2, 5};
-    std::uint32_t seed = 1;
-    for (const OpInput& input : c.inputs) {
-      inputs.push_back(normal(dtype, input.shape, seed++, 1, input.mean));
-      views.push_back(inputs.back());
-      gradients.emplace_back(dtype, input.shape);
-      gradient_views.push_back(gradients.back());
-    }
-    y = GuardedTensor(dtype, c.output);
-    dy = normal(dtype, c.output, 50);
-  }
-
-  void forward() { op.forward(ctx, y, views); }
-
-  /// Leaves gradients without what they started from.
-  void backward() {
-    for (std::size_t i = 0; i < gradients.size(); ++i) fill(gradient_views[i], kBefore);
-    op.backward(ctx, gradient_views, dy, views);
-    for (std::size_t i = 0; i < gradients.size(); ++i)
-      if (op.inputs[i].gradient == Writes::accumulates)
-        for (std::int64_t k = 0; k < gradient_views[i].count(); ++k)
-          set(gradient_views[i], k, get(gradient_views[i], k) - kBefore);
-  }
-
-  double loss() {
-    forward();
-    double sum = 0;
-    for (std::int64_t i = 0; i < dy.view().count(); ++i) sum += get(y, i) * get(dy, i);
-    return sum;
-  }
-
-  void expect_guards() const {
-    EXPECT_TRUE(y.intact()) << op.name;
-    for (const GuardedTensor& gradient : gradients) EXPECT_TRUE(gradient.intact()) << op.name;
-  }
-
-  static constexpr double kBefore = 2;
-  const OpCase& op;
-  Context ctx;
-  std::vector<OwnedTensor> inputs;
-  std::vector<GuardedTensor> gradients;
-  Tensors views, gradient_views;
-  GuardedTensor y;
-  OwnedTensor dy;
-};
-
 TEST(Operations, GradientsMatchCentralDifferences) {
   for (const OpCase& c : op_cases(OpSize::small)) {
     Execution run(c, DType::f64);
     run.backward();
     for (std::size_t i = 0; i < c.inputs.size(); ++i)
-      expect_gradient(c.name + " " + c.inputs[i].name, run.views[i], run.gradient_views[i],
+      expect_gradient(c.name + " " + c.inputs[i].name, run.views[i], run.gradients[i],
                       [&] { return run.loss(); });
     run.expect_guards();
   }
@@ -85,7 +34,7 @@ TEST(Operations, SinglePrecisionAgreesWithDouble) {
         run->forward(), run->backward(), run->expect_guards();
       EXPECT_TRUE(close(single.y, exact.y, 2e-5)) << c.name;
       for (std::size_t i = 0; i < c.inputs.size(); ++i)
-        EXPECT_TRUE(close(single.gradient_views[i], exact.gradient_views[i], 2e-5))
+        EXPECT_TRUE(close(single.gradients[i], exact.gradients[i], 2e-5))
             << c.name << " " << c.inputs[i].name;
     }
 }
@@ -99,7 +48,7 @@ TEST(Operations, BitwiseIndependentOfThreads) {
       many.forward(), many.backward();
       EXPECT_TRUE(same_bits(one.y, many.y)) << c.name;
       for (std::size_t i = 0; i < c.inputs.size(); ++i)
-        EXPECT_TRUE(same_bits(one.gradient_views[i], many.gradient_views[i]))
+        EXPECT_TRUE(same_bits(one.gradients[i], many.gradients[i]))
             << c.name << " " << c.inputs[i].name;
     }
   }

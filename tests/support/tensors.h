@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/cuda/memory.h"
 #include "core/half.h"
 #include "core/random.h"
 
@@ -119,6 +120,23 @@ inline double max_abs(const Tensor& tensor) {
   return high;
 }
 
+/// A copy on `device` of a contiguous tensor on any device.
+inline OwnedTensor copy_to(Device device, const Tensor& tensor) {
+  if (device.type == DeviceType::cpu && tensor.device.type == DeviceType::cpu)
+    return copy_of(tensor);
+  OwnedTensor copy(tensor.dtype, tensor.shape, device);
+  cuda::copy(copy, tensor);
+  return copy;
+}
+
+/// Writes `value` over a contiguous tensor on any device.
+inline void fill_any(const Tensor& tensor, double value) {
+  if (tensor.device.type == DeviceType::cpu) return fill(tensor, value);
+  Context ctx;
+  ctx.device = tensor.device;
+  cuda::fill(ctx, tensor, value);
+}
+
 /// |actual - expected| <= tolerance * max|expected|, per tensor; infinities must be equal.
 inline testing::AssertionResult close(const Tensor& actual, const Tensor& expected,
                                       double tolerance) {
@@ -149,32 +167,34 @@ inline testing::AssertionResult same_bits(const Tensor& a, const Tensor& b) {
   return testing::AssertionSuccess();
 }
 
-/// A tensor whose memory starts as a pattern (so that "must be overwritten" is tested) and is
-/// followed and preceded by guard bytes.
+/// A tensor on any device whose memory starts as a pattern (so that "must be overwritten" is
+/// tested) and is followed and preceded by guard bytes.
 class GuardedTensor {
  public:
   GuardedTensor() = default;
-  GuardedTensor(DType dtype, const Shape& shape)
-      : bytes_(shape.count() * size_of(dtype)), buffer_(bytes_ + 2 * kGuard) {
-    std::memset(buffer_.data(), kPattern, std::size_t(buffer_.bytes()));
-    view_ = Tensor(bytes() + kGuard, dtype, shape);
+  GuardedTensor(DType dtype, const Shape& shape, Device device = {})
+      : bytes_(shape.count() * size_of(dtype)),
+        whole_(DType::u8, {bytes_ + 2 * kGuard}, device),
+        view_(whole_.as<std::uint8_t>() + kGuard, dtype, shape, device) {
+    fill_any(whole_, kPattern);
   }
   operator const Tensor&() const { return view_; }
   const Tensor& view() const { return view_; }
 
   bool intact() const {
+    if (!whole_.view()) return true;
+    const OwnedTensor host = copy_to({}, whole_);
+    const auto* begin = host.as<std::uint8_t>();
     const auto is_pattern = [](std::uint8_t byte) { return byte == kPattern; };
-    return buffer_.bytes() == 0 ||
-           (std::all_of(bytes(), bytes() + kGuard, is_pattern) &&
-            std::all_of(bytes() + kGuard + bytes_, bytes() + buffer_.bytes(), is_pattern));
+    return std::all_of(begin, begin + kGuard, is_pattern) &&
+           std::all_of(begin + kGuard + bytes_, begin + 2 * kGuard + bytes_, is_pattern);
   }
 
  private:
   static constexpr std::int64_t kGuard = 256;
   static constexpr std::uint8_t kPattern = 0xA5;
-  std::uint8_t* bytes() const { return static_cast<std::uint8_t*>(buffer_.data()); }
   std::int64_t bytes_ = 0;
-  Buffer buffer_;
+  OwnedTensor whole_;
   Tensor view_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "core/buffer.h"
 #include "core/cuda/memory.h"
+#include "core/gemm.h"
 
 namespace quietformer {
 namespace {
@@ -27,6 +28,10 @@ TEST(WithoutCuda, EverythingThatNeedsAGpuSaysWhatIsMissing) {
   EXPECT_EQ(run_error([&] { Buffer(64, gpu); }), expected);
   EXPECT_EQ(run_error([&] { OwnedTensor(DType::f32, {2}, gpu); }), expected);
   EXPECT_EQ(run_error([&] { cuda::synchronize(gpu); }), expected);
+  Context ctx;
+  ctx.device = gpu;
+  const OwnedTensor a(DType::f32, {2, 2}), c(DType::f32, {2, 2});
+  EXPECT_EQ(run_error([&] { gemm(ctx, c, a, Transpose::no, a, Transpose::no); }), expected);
   Arena arena("activations", gpu);
   arena.declare("x", DType::f32, {4});
   EXPECT_EQ(run_error([&] { arena.commit(); }), "activations: " + expected);

@@ -1,0 +1,187 @@
+#include "core/math.h"
+#include "layers/cuda/operations.h"
+#include "layers/cuda/rows.cuh"
+
+namespace quietformer::cuda {
+namespace {
+
+template <class T>
+struct Lookup {
+  T* y;
+  const std::int32_t* tokens;
+  const T *weight, *positions;  // positions may be null
+  T scale;
+  std::int64_t rows, length, columns, vocab;
+};
+
+template <class T>
+__global__ void embedding_forward_kernel(Lookup<T> p) {
+  const std::int64_t row = row_of_warp();
+  if (row >= p.rows) return;
+  const std::int64_t id = p.tokens[row], n = p.columns;
+  const bool known = id >= 0 && id < p.vocab;
+  const T* weight = p.weight + (known ? id * n : 0);
+  const T* positions = p.positions != nullptr ? p.positions + row % p.length * n : nullptr;
+  for (std::int64_t c = lane(); c < n; c += kWarp) {
+    const T value = p.scale * weight[c] + (positions != nullptr ? positions[c] : T(0));
+    p.y[row * n + c] = known ? value : math::kNaN<T>;
+  }
+}
+
+constexpr int kScanThreads = 256;
+constexpr int kScan = 4 * kScanThreads;  // tokens that a block looks at between two barriers
+
+/// A block owns one row of d_weight and kScanThreads of its columns, one per thread: it looks for
+/// its token among all tokens and adds the gradients where it finds it, in order. No two blocks add
+/// to the same element, so nothing is atomic and the order is fixed.
+template <class T>
+__global__ void embedding_backward_kernel(T* __restrict__ d_weight, const T* __restrict__ dy,
+                                          const std::int32_t* __restrict__ tokens, T scale,
+                                          std::int64_t rows, std::int64_t columns) {
+  constexpr int kWords = kScan / kWarp;
+  __shared__ unsigned found[kWords];   // a bit per token of the stretch
+  __shared__ int list[kScan], listed;  // the bits that are set, in order
+  const auto id = static_cast<std::int32_t>(blockIdx.x);
+  const std::int64_t c = std::int64_t{blockIdx.y} * kScanThreads + threadIdx.x;
+  T sum = 0;
+  for (std::int64_t begin = 0; begin < rows; begin += kScan) {
+    bool any = false;
+#pragma unroll
+    for (int k = 0; k < kScan / kScanThreads; ++k) {
+      const std::int64_t row = begin + k * kScanThreads + threadIdx.x;
+      const unsigned bits = __ballot_sync(0xffffffffu, row < rows && tokens[row] == id);
+      if (lane() == 0) found[(k * kScanThreads + threadIdx.x) / kWarp] = bits;
+      any = any || bits != 0;
+    }
+    if (!__syncthreads_or(any)) continue;
+    static_assert(kWords == kWarp, "one word for each lane of the first warp");
+    if (threadIdx.x < kWords) {
+      unsigned bits = found[threadIdx.x];
+      int at = __popc(bits);
+#pragma unroll
+      for (int distance = 1; distance < kWarp; distance *= 2) {  // running sum over the lanes
+        const int before = __shfl_up_sync(0xffffffffu, at, distance);
+        if (lane() >= distance) at += before;
+      }
+      if (threadIdx.x == kWords - 1) listed = at;
+      at -= __popc(bits);
+      for (; bits != 0; bits &= bits - 1) list[at++] = lane() * kWarp + __ffs(bits) - 1;
+    }
+    __syncthreads();
+    if (c < columns) {
+#pragma unroll 4
+      for (int i = 0; i < listed; ++i) sum += scale * dy[(begin + list[i]) * columns + c];
+    }
+    __syncthreads();  // the list is free again
+  }
+  if (c < columns) d_weight[id * columns + c] += sum;
+}
+
+template <class T>
+__global__ void position_backward_kernel(T* d_positions, const T* __restrict__ dy,
+                                         std::int64_t rows, std::int64_t count) {
+  for (std::int64_t i = first_index(); i < count; i += index_step()) {
+    T sum = 0;
+#pragma unroll 4
+    for (std::int64_t b = 0; b < rows; ++b) sum += dy[b * count + i];
+    d_positions[i] += sum;
+  }
+}
+
+template <class T>
+struct Rotation {
+  T* y;
+  const T* x;
+  const T *cosine, *sine;  // (entries, half)
+  const std::int32_t* positions;
+  T direction;
+  std::int64_t rows, length, heads, half, entries;
+  std::int64_t y_stride[3], x_stride[3];  // batch, token, head
+  bool add;
+};
+
+/// A warp per token: the table's row serves all its heads.
+template <class T>
+__global__ void rotate_kernel(Rotation<T> p) {
+  const std::int64_t row = row_of_warp();
+  if (row >= p.rows) return;
+  const std::int64_t b = row / p.length, t = row % p.length, position = p.positions[t];
+  const bool known = position >= 0 && position < p.entries;
+  const std::int64_t at = known ? position * p.half : 0;
+  T* const y = p.y + b * p.y_stride[0] + t * p.y_stride[1];
+  const T* const x = p.x + b * p.x_stride[0] + t * p.x_stride[1];
+  for (std::int64_t d = lane(); d < p.half; d += kWarp) {
+    const T cosine = known ? p.cosine[at + d] : math::kNaN<T>;
+    const T sine = p.direction * p.sine[at + d];
+    for (std::int64_t h = 0; h < p.heads; ++h) {
+      const T* in = x + h * p.x_stride[2] + d;
+      T* out = y + h * p.y_stride[2] + d;
+      const T first = in[0], second = in[p.half];
+      const T low = first * cosine - second * sine, high = second * cosine + first * sine;
+      out[0] = p.add ? out[0] + low : low;
+      out[p.half] = p.add ? out[p.half] + high : high;
+    }
+  }
+}
+
+}  // namespace
+
+void embedding_forward(const Context& ctx, const Tensor& y, const Tensor& tokens,
+                       const Tensor& weight, const Tensor& positions, double scale) {
+  expect_on_device(ctx, y, tokens, weight, positions);
+  const std::int64_t rows = rows_of(y);
+  if (rows == 0) return;
+  const CurrentDevice current(ctx.device);
+  dispatch_floating(y.dtype, [&]<class T>() {
+    const Lookup<T> p{y.as<T>(),      tokens.as<std::int32_t>(),
+                      weight.as<T>(), positions.as<T>(),
+                      T(scale),       rows,
+                      y.shape[1],     y.shape[2],
+                      weight.shape[0]};
+    launch(ctx, "embedding_forward", warp_per_row(rows), embedding_forward_kernel<T>, p);
+  });
+}
+
+void embedding_backward(const Context& ctx, const Tensor& d_weight, const Tensor& d_positions,
+                        const Tensor& dy, const Tensor& tokens, double scale) {
+  expect_on_device(ctx, d_weight, d_positions, dy, tokens);
+  const std::int64_t rows = rows_of(dy), n = dy.shape[2], per_sequence = dy.shape[1] * n;
+  if (rows == 0 || d_weight.count() == 0) return;
+  const CurrentDevice current(ctx.device);
+  const dim3 grid(static_cast<unsigned>(d_weight.shape[0]),
+                  static_cast<unsigned>((n + kScanThreads - 1) / kScanThreads));
+  dispatch_floating(dy.dtype, [&]<class T>() {
+    launch(ctx, "embedding_backward", {grid, dim3(kScanThreads)}, embedding_backward_kernel<T>,
+           d_weight.as<T>(), dy.as<T>(), tokens.as<std::int32_t>(), scale, rows, n);
+    if (d_positions)
+      launch(ctx, "position_backward", shape_for(per_sequence), position_backward_kernel<T>,
+             d_positions.as<T>(), dy.as<T>(), dy.shape[0], per_sequence);
+  });
+}
+
+void rotate(const Context& ctx, const Tensor& y, const Tensor& x, const RotaryTable& table,
+            const Tensor& positions, int direction, Accumulate accumulate) {
+  expect_on_device(ctx, y, x, table.cosine(), table.sine(), positions);
+  const std::int64_t rows = x.shape[0] * x.shape[1];
+  if (rows == 0) return;
+  const CurrentDevice current(ctx.device);
+  dispatch_floating(x.dtype, [&]<class T>() {
+    const Rotation<T> p{y.as<T>(),
+                        x.as<T>(),
+                        table.cosine().as<T>(),
+                        table.sine().as<T>(),
+                        positions.as<std::int32_t>(),
+                        T(direction),
+                        rows,
+                        x.shape[1],
+                        x.shape[2],
+                        x.shape[3] / 2,
+                        table.cosine().shape[0],
+                        {y.stride[0], y.stride[1], y.stride[2]},
+                        {x.stride[0], x.stride[1], x.stride[2]},
+                        accumulate == Accumulate::add};
+    launch(ctx, "rotary", warp_per_row(rows), rotate_kernel<T>, p);
+  });
+}
+
+}  // namespace quietformer::cuda

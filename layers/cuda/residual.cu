@@ -1,0 +1,122 @@
+#include "core/random.h"
+#include "layers/cuda/operations.h"
+#include "layers/cuda/rows.cuh"
+
+namespace quietformer::cuda {
+namespace {
+
+// Outputs may alias inputs, so nothing here is __restrict__ but the gain.
+
+template <class T>
+__global__ void residual_kernel(T* out, const T* x, const T* branch, T alpha, std::int64_t count) {
+  for (std::int64_t i = first_index(); i < count; i += index_step())
+    out[i] = alpha * x[i] + branch[i];
+}
+
+template <class T>
+__global__ void residual_gain_kernel(T* out, const T* x, const T* branch, T alpha,
+                                     const T* __restrict__ gain, std::int64_t rows,
+                                     std::int64_t columns) {
+  const std::int64_t row = row_of_warp();
+  if (row >= rows) return;
+  for (std::int64_t c = lane(); c < columns; c += kWarp) {
+    const std::int64_t i = row * columns + c;
+    out[i] = alpha * x[i] + gain[c] * branch[i];
+  }
+}
+
+template <class T>
+__global__ void scale_columns_kernel(T* y, const T* x, const T* __restrict__ gain,
+                                     std::int64_t rows, std::int64_t columns) {
+  const std::int64_t row = row_of_warp();
+  if (row >= rows) return;
+  for (std::int64_t c = lane(); c < columns; c += kWarp)
+    y[row * columns + c] = gain[c] * x[row * columns + c];
+}
+
+template <class T>
+struct Product {
+  const T *a, *b;
+  std::int64_t columns;
+  __device__ T operator()(std::int64_t r, std::int64_t c) const {
+    return a[r * columns + c] * b[r * columns + c];
+  }
+};
+
+/// Where an element stands in the random stream.
+struct DropoutStream {
+  RandomKey key;
+  std::uint32_t threshold, first_sample, site;
+};
+
+/// A thread decides four neighbouring columns: one call of Philox.
+template <class T>
+__global__ void dropout_kernel(T* y, const T* x, T gain, DropoutStream stream, std::int64_t rows,
+                               std::int64_t length, std::int64_t columns) {
+  const std::int64_t row = row_of_warp();
+  if (row >= rows) return;
+  const auto sample = static_cast<std::uint32_t>(stream.first_sample + row / length);
+  const auto t = static_cast<std::uint32_t>(row % length);
+  for (std::int64_t c = 4 * lane(); c < columns; c += 4 * kWarp) {
+    const Philox4 bits =
+        dropout_bits(stream.key, sample, stream.site, t, static_cast<std::uint32_t>(c));
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const std::int64_t i = row * columns + c + j;
+      if (c + j < columns) y[i] = bits.word[j] >= stream.threshold ? x[i] * gain : T(0);
+    }
+  }
+}
+
+}  // namespace
+
+void residual_forward(const Context& ctx, const Tensor& out, const Tensor& x, const Tensor& branch,
+                      double alpha, const Tensor& gain) {
+  expect_on_device(ctx, out, x, branch, gain);
+  const CurrentDevice current(ctx.device);
+  dispatch_floating(out.dtype, [&]<class T>() {
+    if (!gain) {
+      launch(ctx, "residual_forward", shape_for(out.count()), residual_kernel<T>, out.as<T>(),
+             x.as<T>(), branch.as<T>(), alpha, out.count());
+      return;
+    }
+    const std::int64_t rows = rows_of(out);
+    launch(ctx, "residual_forward", warp_per_row(rows), residual_gain_kernel<T>, out.as<T>(),
+           x.as<T>(), branch.as<T>(), alpha, gain.as<T>(), rows, columns_of(out));
+  });
+}
+
+void residual_backward_gain(const Context& ctx, const Tensor& d_branch, const Tensor& d_gain,
+                            const Tensor& d_out, const Tensor& branch, const Tensor& gain) {
+  expect_on_device(ctx, d_branch, d_gain, d_out, branch, gain);
+  const CurrentDevice current(ctx.device);
+  const std::int64_t rows = rows_of(d_out), columns = columns_of(d_out);
+  dispatch_floating(d_out.dtype, [&]<class T>() {
+    add_column_sums(ctx, "residual_backward_gain", d_gain.as<T>(), rows, columns,
+                    Product<T>{d_out.as<T>(), branch.as<T>(), columns});
+    launch(ctx, "residual_backward", warp_per_row(rows), scale_columns_kernel<T>, d_branch.as<T>(),
+           d_out.as<T>(), gain.as<T>(), rows, columns);
+  });
+}
+
+void dropout_apply(const Context& ctx, const Dropout& dropout, const Tensor& y, const Tensor& x) {
+  expect_on_device(ctx, y, x);
+  if (x.count() == 0) return;
+  const CurrentDevice current(ctx.device);
+  if (!active(ctx, dropout)) {
+    check_cuda(cudaMemcpyAsync(y.data, x.data, static_cast<std::size_t>(x.bytes()),
+                               cudaMemcpyDeviceToDevice),
+               "dropout", ctx.device);
+    return;
+  }
+  const DropoutStream stream{ctx.random.key(RandomPurpose::dropout, dropout.layer),
+                             dropout_threshold(dropout.probability), ctx.random.first_sample,
+                             static_cast<std::uint32_t>(dropout.site)};
+  const std::int64_t rows = rows_of(x);
+  dispatch_floating(x.dtype, [&]<class T>() {
+    launch(ctx, "dropout", warp_per_row(rows), dropout_kernel<T>, y.as<T>(), x.as<T>(),
+           1 / (1 - dropout.probability), stream, rows, x.shape[1], x.shape[2]);
+  });
+}
+
+}  // namespace quietformer::cuda
