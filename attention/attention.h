@@ -11,10 +11,11 @@
 // Hk). Hidden keys and values may hold anything finite (their weight is exactly 0, and 0 * NaN is
 // NaN). A bias of -inf hides as well as a mask does.
 //
-// Types: q, k, v, q2, k2, o and their gradients are all f32, all f64 or all bf16; masks are u8 (0 =
-// hidden); cu_seqlens i32. Everything else (bias, slopes, statistics, per-head parameters and their
-// gradients) has the accumulation type: f32 for bf16, else that of q. With bf16 products and sums
-// are f32, and each output is rounded once.
+// Types: q, k, v, q2, k2, o and their gradients are all f32, all f64 or all bf16, on a GPU also all
+// f16; masks are u8 (0 = hidden); cu_seqlens i32. Everything else (bias, slopes, statistics,
+// per-head parameters and their gradients) has the accumulation type: f32 for bf16 and f16, else
+// that of q. With bf16 and f16 sums are f32, and each output is rounded once; weights are rounded
+// for their product with v on a GPU, where operands of products have the storage type.
 //
 // A tensor is absent when its shape has rank 0 (the default). Outputs may not overlap inputs or
 // each other; what is there is overwritten, gradients included.

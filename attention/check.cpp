@@ -93,8 +93,10 @@ class Checker {
       if (tensor->shape.rank != 4)
         fail("{}: shape {}, expected rank 4 (set_inputs takes lower ranks)", name,
              to_string(tensor->shape));
-    if (p_.q.dtype != DType::f32 && p_.q.dtype != DType::f64 && p_.q.dtype != DType::bf16)
-      fail("q: type {}, expected f32, f64 or bf16", name_of(p_.q.dtype));
+    const bool gpu_type = p_.q.dtype == DType::f16 && p_.q.device.type == DeviceType::cuda;
+    if (p_.q.dtype != DType::f32 && p_.q.dtype != DType::f64 && p_.q.dtype != DType::bf16 &&
+        !gpu_type)
+      fail("q: type {}, expected f32, f64 or bf16 (f16 on a GPU)", name_of(p_.q.dtype));
     const Shape &q = p_.q.shape, &k = p_.k.shape, &v = p_.v.shape;
     if (q[1] < 1 || q[3] < 1 || v[3] < 1)
       fail("q: shape {} with v {}, expected at least one head and one feature", to_string(q),

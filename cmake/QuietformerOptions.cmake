@@ -16,6 +16,13 @@ foreach(part CUDA MPI NCCL)
 endforeach()
 set(QUIETFORMER_CUDA_ARCHITECTURES "" CACHE STRING
     "GPU architectures to build for, e.g. 90a;80. Empty: this machine's GPU, without one 90")
+set(QUIETFORMER_ATTENTION_INSTANCES full CACHE STRING
+    "Which (score, normaliser) pairs flash attention on GPUs is built for: dev (one), ci (some) or full")
+set_property(CACHE QUIETFORMER_ATTENTION_INSTANCES PROPERTY STRINGS dev ci full)
+if(NOT QUIETFORMER_ATTENTION_INSTANCES MATCHES "^(dev|ci|full)$")
+  message(FATAL_ERROR "QUIETFORMER_ATTENTION_INSTANCES: found '${QUIETFORMER_ATTENTION_INSTANCES}', "
+                      "expected dev, ci or full")
+endif()
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)

@@ -31,7 +31,9 @@
 //   Partial<A>              default-constructed: no key seen yet. Never contains the sink, so that
 //                           partial rows merge and the sink is counted once
 //   raise(partial, max)     prepares for scores up to `max`; returns the factor by which everything
-//                           accumulated so far must be multiplied (partial has done so with itself)
+//                           accumulated so far must be multiplied (partial has done so with
+//                           itself). GPU kernels raise when a score exceeds the last `max` by more
+//                           than 8: terms of scores that little above it must be good, too
 //   term(score, partial)    unnormalised weight of a score
 //   add(partial, sum)       a sum of terms; for weights_need_final_row terms serve this sum alone
 //   merge(a, b)             the same from two disjoint sets of keys

@@ -55,7 +55,7 @@ std::vector<BadCase> shapes() {
        [](AttentionCase& c) {
          c.problem.q = c.make(DType::f64, {2, 3, 4, 4});
        }},
-      {"attention q: type i64, expected f32, f64 or bf16",
+      {"attention q: type i64, expected f32, f64 or bf16 (f16 on a GPU)",
        [](AttentionCase& c) { c.problem.q = c.make(DType::i64, c.problem.q.shape); }},
       {"attention v: type f32, expected f64",
        [](AttentionCase& c) { c.problem.v = c.make(DType::f32, c.problem.v.shape); }},

@@ -1,0 +1,57 @@
+// What the kernels of `flash` on a GPU read of a problem: plain data, passed by value at the
+// launch.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/attention.h"
+#include "attention/mask.h"
+
+namespace quietformer::cuda {
+
+/// Rows of a (B, heads, length, features) tensor of 16-bit elements with unit inner stride.
+struct RowTensor {
+  void* data = nullptr;
+  std::int64_t batch = 0, head = 0, row = 0;  // strides in elements
+  bool aligned = false;  // every group of 8 features lies at a multiple of 16 bytes
+
+  RowTensor() = default;
+  explicit RowTensor(const Tensor& tensor);
+
+  QF_HOST_DEVICE std::uint16_t* rows(std::int64_t b, std::int64_t h) const {
+    return static_cast<std::uint16_t*>(data) + b * batch + h * head;
+  }
+};
+
+struct FlashForwardCall {
+  RowTensor q[2], k[2], v, o;  // [2]: near and far pair
+  int heads, group, batch;     // group: query heads per key head
+  int queries, keys;           // L, S
+  int dim, value_dim;          // D, Dv
+  float scale;                 // its size; `negative` is its sign
+  bool negative;
+  Band band;
+  std::int64_t threshold;
+  const float* inverse_norms;  // (B, Hk, S) of the keys: scores of unit operands only
+  const float* parameters[kMaxHeadParameters];
+  float defaults[kMaxHeadParameters];
+  float *row_state, *lse, *lse_scores, *sink_mass, *row_sum;  // (B, H, L) or null
+
+  explicit FlashForwardCall(const AttentionProblem& problem);
+};
+
+/// Head dims are padded to one of these.
+inline constexpr int kFlashDims[] = {64, 128};
+
+/// One (score, normaliser) pair; instantiated in generated sources, one per pair.
+template <class S, class N>
+struct FlashPair {
+  /// Starts the kernels of forward for a problem that why_not() accepts.
+  static void forward(const Context& ctx, const AttentionProblem& problem);
+};
+
+/// out (B, Hk, S) f32 = the inverse l2 norms of the rows of k (bf16 or f16), as Cosine defines
+/// them.
+void inverse_norms(const Context& ctx, float* out, const Tensor& k);
+
+}  // namespace quietformer::cuda

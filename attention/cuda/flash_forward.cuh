@@ -1,0 +1,508 @@
+// Forward of `flash` on a GPU: one block of 4 warps per tile of 128 query rows of a head, 32 rows
+// per warp, over tiles of 64 keys.
+//
+//   Q                      shared memory, once
+//   for tiles of keys that some row of the block sees
+//     wait for K, V        copied while the tile before was worked on (two stages)
+//     S = Q K^T            registers: C fragments, f32
+//     hidden keys to -inf  only in tiles that a row of the warp sees in part
+//     P = terms            the normaliser's, in place; rescales O when a maximum has grown
+//     O += P V             P rounded to the operand type: C fragments are A fragments
+//   O * scale, statistics
+//
+// A warp of 32 rows uses every fragment of K and V twice, which keeps shared memory (128 bytes a
+// cycle) behind the products. Its 16-byte chunks are swizzled: chunk c of row r lies at c ^ (r %
+// 8), so the 8 rows of a matrix fall into different banks both when copied and when loaded.
+//
+// Which keys row i sees is an interval whose ends grow with i: causality, window and the two pairs
+// of a score are all intervals, so tiles are skipped or left unmasked by looking at the first and
+// the last row. A score of two pairs runs the loop twice, over the near and then the far keys of
+// each row, with the same row state.
+//
+// A row's maximum is raised only when a tile exceeds it by more than kSlack: terms may then reach
+// e^kSlack, which f32 sums and both operand types hold, and O is rarely rescaled.
+//
+// Sources: Dao et al., FlashAttention-2, arXiv 2307.08691 (rows split over warps, division at the
+// end); Milakov and Gimelshein, arXiv 1805.02867 (online softmax).
+#pragma once
+
+#include "attention/cuda/flash_call.h"
+#include "attention/cuda/mma.cuh"
+#include "attention/normalizer/normalizer.h"
+#include "attention/score/score.h"
+#include "core/math.h"
+
+namespace quietformer::cuda {
+
+template <class S, class N, class T, int dim>
+class FlashForward {
+  static_assert(!N::row_normalised || !N::weights_need_final_row,
+                "a normaliser whose weights need the whole row takes two passes over the keys");
+  static constexpr bool kUnit = S::operands == Operands::unit_groups;
+  static constexpr int kLanes = 32, kWarpRows = 32, kKeys = 64, kRows = 128;
+  static constexpr int kChunks = dim / 8;  // of 16 bytes, in a row
+  static constexpr int kRowBytes = dim * 2;
+  static constexpr int kQueryBytes = kRows * kRowBytes, kKeyBytes = kKeys * kRowBytes;
+  static constexpr int kNormBytes = kUnit ? kKeys * 4 : 0;
+  static constexpr int kStageBytes = 2 * kKeyBytes + kNormBytes;
+  static constexpr float kSlack = 8;
+  static constexpr float kHidden = -math::kInfinity<float>;
+
+  struct NoPartial {};
+  template <class Policy, bool = Policy::row_normalised>
+  struct PartialOf {
+    using type = NoPartial;
+  };
+  template <class Policy>
+  struct PartialOf<Policy, true> {
+    using type = typename Policy::template Partial<float>;
+  };
+  using Partial = typename PartialOf<N>::type;
+  using Row = typename N::template Row<float>;
+
+ public:
+  static constexpr int kThreads = kRows / kWarpRows * kLanes;
+  static constexpr int kSharedBytes = kQueryBytes + 2 * kStageBytes;
+
+  QF_HOST_DEVICE static int tiles(int queries) { return (queries + kRows - 1) / kRows; }
+
+  __device__ __forceinline__ FlashForward(const FlashForwardCall& call, std::uint32_t shared)
+      : call_(call), shared_(shared), lane_(static_cast<int>(threadIdx.x) % kLanes) {
+    // Later tiles see more keys when causal: they come first, so that no long one is left over.
+    const int count = tiles(call.queries), index = static_cast<int>(blockIdx.x);
+    first_ = (count - 1 - index % count) * kRows;
+    head_ = index / count % call.heads;
+    batch_ = index / count / call.heads;
+    warp_first_ = first_ + static_cast<int>(threadIdx.x) / kLanes * kWarpRows;
+    queries_ = shared_ + static_cast<std::uint32_t>(warp_first_ - first_) * kRowBytes;
+    float values[kMaxHeadParameters];
+#pragma unroll
+    for (int i = 0; i < kMaxHeadParameters; ++i)
+      values[i] = call.parameters[i] != nullptr ? call.parameters[i][head_] : call.defaults[i];
+    parameters_ = N::load(values);
+  }
+
+  __device__ __forceinline__ void run() {
+#pragma unroll 1
+    for (int pair = 0; pair < S::pairs; ++pair) run_pair(pair);
+    finish();
+  }
+
+ private:
+  // --- which keys ---
+
+  /// The keys that row i takes from a pair. Both ends grow with i.
+  __device__ __forceinline__ KeyRange keys_of(int pair, int i) const {
+    KeyRange range = call_.band.keys(i);
+    if constexpr (S::pairs == 2) {
+      const std::int64_t far = S::far_end(call_.band.position(i), call_.threshold, call_.keys);
+      if (pair == 0) range.begin = far > range.begin ? far : range.begin;
+      if (pair == 1) range.end = far < range.end ? far : range.end;
+      if (range.end < range.begin) range.end = range.begin;
+    }
+    return range;
+  }
+
+  /// The keys that some of rows [first, first + rows) take, and those that all of them take.
+  struct Reach {
+    int begin, end, all_begin, all_end;
+  };
+  __device__ __forceinline__ Reach reach(int pair, int first, int rows) const {
+    const int last = min(first + rows, call_.queries) - 1;
+    if (last < first) return {0, 0, 0, 0};
+    const KeyRange low = keys_of(pair, first), high = keys_of(pair, last);
+    return {static_cast<int>(low.begin), static_cast<int>(high.end), static_cast<int>(high.begin),
+            static_cast<int>(low.end)};
+  }
+
+  // --- shared memory ---
+
+  __device__ __forceinline__ std::uint32_t stage(int tile) const {
+    return shared_ + kQueryBytes + static_cast<std::uint32_t>(tile & 1) * kStageBytes;
+  }
+
+  /// Starts copying rows [first, first + count) to `to`; what lies outside the tensor becomes 0.
+  template <int count>
+  __device__ __forceinline__ void copy_rows(std::uint32_t to, const RowTensor& from,
+                                            const std::uint16_t* rows, int first, int limit,
+                                            int features) const {
+    constexpr int kStep = kThreads / kChunks;  // a multiple of 8: the swizzle is the same
+    const int thread = static_cast<int>(threadIdx.x), row = thread / kChunks,
+              chunk = thread % kChunks;
+    to += static_cast<std::uint32_t>(row * kRowBytes + (chunk ^ (row & 7)) * 16);
+    const std::uint16_t* at = rows + (first + row) * from.row + chunk * 8;
+    if (from.aligned) {
+      const bool inside = chunk * 8 < features;
+#pragma unroll
+      for (int r = 0; r < count; r += kStep) {
+        copy_16(to + r * kRowBytes, at, inside && first + row + r < limit);
+        at += kStep * from.row;
+      }
+    } else {
+#pragma unroll 1
+      for (int r = 0; r < count; r += kStep) {
+        std::uint32_t words[4] = {};
+        if (first + row + r < limit)
+#pragma unroll
+          for (int i = 0; i < 8; ++i)
+            if (chunk * 8 + i < features)
+              words[i / 2] |= static_cast<std::uint32_t>(at[i]) << (16 * (i % 2));
+        store_shared(to + r * kRowBytes, words);
+        at += kStep * from.row;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void copy_keys(int pair, int first, std::uint32_t to) const {
+    const int kv_head = head_ / call_.group;
+    const RowTensor& k = call_.k[pair];
+    copy_rows<kKeys>(to, k, k.rows(batch_, kv_head), first, call_.keys, call_.dim);
+    copy_rows<kKeys>(to + kKeyBytes, call_.v, call_.v.rows(batch_, kv_head), first, call_.keys,
+                     call_.value_dim);
+    if constexpr (kUnit) {
+      const int j = static_cast<int>(threadIdx.x), kv_heads = call_.heads / call_.group;
+      const float* const norms =
+          call_.inverse_norms + (std::int64_t{batch_} * kv_heads + kv_head) * call_.keys;
+      if (j < kKeys)
+        copy_4(to + 2 * kKeyBytes + static_cast<std::uint32_t>(j) * 4, norms + first + j,
+               first + j < call_.keys);
+    }
+  }
+
+  // --- work on rows ---
+
+  __device__ __forceinline__ void run_pair(int pair) {
+    const Reach block = reach(pair, first_, kRows), warp = reach(pair, warp_first_, kWarpRows);
+    const int begin = block.begin / kKeys * kKeys;
+    const int count = (block.end - begin + kKeys - 1) / kKeys;
+    if (block.end <= block.begin) return;
+    if (pair > 0) __syncthreads();  // everybody is done with the shared memory of the first
+    const RowTensor& q = call_.q[pair];
+    copy_rows<kRows>(shared_, q, q.rows(batch_, head_), first_, call_.queries, call_.dim);
+    copy_keys(pair, begin, stage(0));
+    for (int tile = 0; tile < count; ++tile) {
+      wait_for_copies();
+      __syncthreads();  // the tile is here, and nobody reads the other stage any more
+      const int first = begin + tile * kKeys;
+      if (tile + 1 < count) copy_keys(pair, first + kKeys, stage(tile + 1));
+      if (tile == 0) prepare_queries();
+      if (first < warp.end && first + kKeys > warp.begin)
+        add_tile(pair, first, stage(tile), first < warp.all_begin || first + kKeys > warp.all_end);
+    }
+  }
+
+  /// Row scales of unit operands, and the sign of the scale, which then is positive.
+  __device__ __forceinline__ void prepare_queries() {
+    if (!kUnit && !call_.negative) return;
+    const std::uint32_t row = queries_ + static_cast<std::uint32_t>(lane_ * kRowBytes);
+    float sum = 0;
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      const std::uint32_t at = row + static_cast<std::uint32_t>((c ^ (lane_ & 7)) * 16);
+      std::uint32_t words[4];
+      load_shared(words, at);
+#pragma unroll
+      for (std::uint32_t& word : words) {
+        sum += T::low(word) * T::low(word);
+        sum += T::high(word) * T::high(word);
+        if (call_.negative) word ^= 0x80008000u;
+      }
+      if (call_.negative) store_shared(at, words);
+    }
+    if constexpr (kUnit) {
+      const float inverse = call_.scale * S::inverse_norm(sum);
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+        row_scale_[r] = __shfl_sync(0xFFFFFFFFu, inverse, r * 8 + lane_ / 4);
+    }
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ float scale_of(int r) const {
+    if constexpr (kUnit)
+      return row_scale_[r];
+    else
+      return call_.scale;
+  }
+
+  /// s[m][n]: rows 16 m, keys 8 n.
+  using Scores = float[2][kKeys / 8][4];
+
+  __device__ __forceinline__ void add_tile(int pair, int first, std::uint32_t keys, bool masked) {
+    Scores s;
+    multiply_keys(s, keys);
+    if constexpr (kUnit) scale_columns(s, keys + 2 * kKeyBytes);
+    if (masked) hide(s, pair, first);
+    if constexpr (N::row_normalised)
+      to_terms(s);
+    else
+      to_weights(s);
+    add_values(s, keys + kKeyBytes);
+  }
+
+  /// S = Q K^T, of the rows as they are stored.
+  __device__ __forceinline__ void multiply_keys(Scores& s, std::uint32_t keys) const {
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+        for (float& value : s[m][n]) value = 0;
+    // Q: matrices are rows 0, 8 and features 0, 8; K: features 0, 8 and keys 0, 8.
+    const int matrix = lane_ / 8, line = lane_ % 8;
+    const std::uint32_t a = queries_ +
+                            static_cast<std::uint32_t>((matrix % 2 * 8 + line) * kRowBytes),
+                        b = keys + static_cast<std::uint32_t>((matrix / 2 * 8 + line) * kRowBytes);
+#pragma unroll
+    for (int k = 0; k < dim / 16; ++k) {
+      const std::uint32_t a_chunk = static_cast<std::uint32_t>(((2 * k + matrix / 2) ^ line) * 16),
+                          b_chunk = static_cast<std::uint32_t>(((2 * k + matrix % 2) ^ line) * 16);
+      std::uint32_t q[2][4];
+#pragma unroll
+      for (int m = 0; m < 2; ++m) load_matrices(q[m], a + m * 16 * kRowBytes + a_chunk);
+#pragma unroll
+      for (int n = 0; n < kKeys / 16; ++n) {
+        std::uint32_t w[4];
+        load_matrices(w, b + n * 16 * kRowBytes + b_chunk);
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          T::multiply(s[m][2 * n], q[m], w[0], w[1]);
+          T::multiply(s[m][2 * n + 1], q[m], w[2], w[3]);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void scale_columns(Scores& s, std::uint32_t norms) const {
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n) {
+      float left, right;
+      asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                   : "=f"(left), "=f"(right)
+                   : "r"(norms + static_cast<std::uint32_t>((n * 8 + lane_ % 4 * 2) * 4))
+                   : "memory");
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        s[m][n][0] *= left, s[m][n][1] *= right;
+        s[m][n][2] *= left, s[m][n][3] *= right;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void hide(Scores& s, int pair, int first) const {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const KeyRange range = keys_of(pair, warp_first_ + r * 8 + lane_ / 4);
+      const int column = first + lane_ % 4 * 2, begin = static_cast<int>(range.begin) - column,
+                end = static_cast<int>(range.end) - column;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (n * 8 + e < begin || n * 8 + e >= end) s[r / 2][n][r % 2 * 2 + e] = kHidden;
+    }
+  }
+
+  /// Scores to terms of the online row state; O follows it.
+  __device__ __forceinline__ void to_terms(Scores& s) {
+    float factor[4];
+    bool raised = false;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      float high = kHidden;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+        high = fmaxf(high, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
+      high = fmaxf(high, __shfl_xor_sync(0xFFFFFFFFu, high, 1));
+      high = fmaxf(high, __shfl_xor_sync(0xFFFFFFFFu, high, 2));
+      const float score = high * scale_of(r);
+      factor[r] = 1;
+      if (score > prepared_[r] + kSlack) {
+        prepared_[r] = score;
+        factor[r] = N::raise(partial_[r], score);
+        raised = true;
+      }
+    }
+    if (__any_sync(0xFFFFFFFFu, raised)) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        weight_sum_[r] *= factor[r];
+#pragma unroll
+        for (int n = 0; n < dim / 8; ++n) {
+          o_[r / 2][n][r % 2 * 2] *= factor[r];
+          o_[r / 2][n][r % 2 * 2 + 1] *= factor[r];
+        }
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      float sum = 0;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& value = s[r / 2][n][r % 2 * 2 + e];
+          value = N::term(value * scale_of(r), partial_[r]);
+          sum += value;
+        }
+      N::add(partial_[r], sum);
+      weight_sum_[r] += sum;
+    }
+  }
+
+  /// Scores to weights that need no row state.
+  __device__ __forceinline__ void to_weights(Scores& s) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& value = s[r / 2][n][r % 2 * 2 + e];
+          value = N::weight(value * scale_of(r), Row{}, parameters_);
+        }
+      if (call_.row_sum == nullptr) continue;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+        weight_sum_[r] += s[r / 2][n][r % 2 * 2] + s[r / 2][n][r % 2 * 2 + 1];
+    }
+  }
+
+  /// O += P V
+  __device__ __forceinline__ void add_values(const Scores& s, std::uint32_t values) {
+    // Matrices: keys 0, 8 and features 0, 8.
+    const int matrix = lane_ / 8, line = lane_ % 8;
+    const std::uint32_t b =
+        values + static_cast<std::uint32_t>((matrix % 2 * 8 + line) * kRowBytes);
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k) {
+      std::uint32_t p[2][4];
+#pragma unroll
+      for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          p[m][i] = T::pack(s[m][2 * k + i / 2][i % 2 * 2], s[m][2 * k + i / 2][i % 2 * 2 + 1]);
+#pragma unroll
+      for (int n = 0; n < dim / 16; ++n) {
+        std::uint32_t w[4];
+        load_transposed(w, b + k * 16 * kRowBytes +
+                               static_cast<std::uint32_t>(((2 * n + matrix / 2) ^ line) * 16));
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          T::multiply(o_[m][2 * n], p[m], w[0], w[1]);
+          T::multiply(o_[m][2 * n + 1], p[m], w[2], w[3]);
+        }
+      }
+    }
+  }
+
+  // --- results ---
+
+  template <class P>
+  __device__ __forceinline__ static P from_lane(const P& value, int distance) {
+    static_assert(sizeof(P) % 4 == 0);
+    std::uint32_t words[sizeof(P) / 4];
+    std::memcpy(words, &value, sizeof(P));
+#pragma unroll
+    for (std::uint32_t& word : words) word = __shfl_xor_sync(0xFFFFFFFFu, word, distance);
+    P result;
+    std::memcpy(&result, words, sizeof(P));
+    return result;
+  }
+
+  __device__ __forceinline__ void finish() {
+    float scale[4];
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      scale[r] = 1;
+      // The four lanes of a row saw different keys.
+#pragma unroll
+      for (int distance = 1; distance <= 2; distance *= 2) {
+        if constexpr (N::row_normalised)
+          partial_[r] = N::merge(partial_[r], from_lane(partial_[r], distance));
+        weight_sum_[r] += __shfl_xor_sync(0xFFFFFFFFu, weight_sum_[r], distance);
+      }
+      if constexpr (N::row_normalised) scale[r] = N::scale(partial_[r], parameters_);
+      const int i = warp_first_ + r * 8 + lane_ / 4;
+      if (lane_ % 4 == 0 && i < call_.queries)
+        write_row((std::int64_t{batch_} * call_.heads + head_) * call_.queries + i, partial_[r],
+                  weight_sum_[r] * scale[r]);
+    }
+    write_output(scale);
+  }
+
+  __device__ __forceinline__ void write_row(std::int64_t at, const Partial& partial,
+                                            float sum) const {
+    if (call_.row_sum != nullptr) call_.row_sum[at] = sum;
+    if constexpr (N::row_normalised) {
+      const Row row = N::finish(partial, parameters_);
+      const RowOutputs<float> outputs = N::outputs(partial, row, parameters_);
+      if (call_.row_state != nullptr) call_.row_state[at] = N::saved(row);
+      if (call_.lse != nullptr) call_.lse[at] = outputs.lse;
+      if (call_.lse_scores != nullptr) call_.lse_scores[at] = outputs.lse_scores;
+      if (call_.sink_mass != nullptr) call_.sink_mass[at] = outputs.sink_mass;
+    }
+  }
+
+  /// Through the warp's rows of Q in shared memory, so that rows leave in whole chunks.
+  __device__ __forceinline__ void write_output(const float (&scale)[4]) {
+    __syncwarp();
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int row = r * 8 + lane_ / 4;
+#pragma unroll
+      for (int n = 0; n < kChunks; ++n) {
+        const std::uint32_t at =
+            queries_ +
+            static_cast<std::uint32_t>(row * kRowBytes + (n ^ (row & 7)) * 16 + lane_ % 4 * 4);
+        asm volatile(
+            "st.shared.b32 [%0], %1;" ::"r"(at),
+            "r"(T::pack(o_[r / 2][n][r % 2 * 2] * scale[r], o_[r / 2][n][r % 2 * 2 + 1] * scale[r]))
+            : "memory");
+      }
+    }
+    __syncwarp();
+    const RowTensor& o = call_.o;
+    std::uint16_t* const rows = o.rows(batch_, head_);
+#pragma unroll 4
+    for (int i = lane_; i < kWarpRows * kChunks; i += kLanes) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      if (warp_first_ + row >= call_.queries) continue;
+      std::uint32_t words[4];
+      load_shared(
+          words, queries_ + static_cast<std::uint32_t>(row * kRowBytes + (chunk ^ (row & 7)) * 16));
+      std::uint16_t* const to = rows + (warp_first_ + row) * o.row + chunk * 8;
+      if (o.aligned) {
+        if (chunk * 8 < call_.value_dim)
+          *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+      } else {
+#pragma unroll
+        for (int f = 0; f < 8; ++f)
+          if (chunk * 8 + f < call_.value_dim)
+            to[f] = static_cast<std::uint16_t>(words[f / 2] >> (16 * (f % 2)));
+      }
+    }
+  }
+
+  const FlashForwardCall& call_;
+  const std::uint32_t shared_;
+  std::uint32_t queries_;  // the warp's rows of Q
+  const int lane_;
+  int first_, warp_first_, head_, batch_;
+  typename N::template Parameters<float> parameters_;
+  float row_scale_[4];
+  // Row r of a lane is row 8 r + lane / 4 of its warp.
+  Partial partial_[4];
+  float prepared_[4] = {kHidden, kHidden, kHidden, kHidden};
+  float weight_sum_[4] = {};
+  float o_[2][kChunks][4] = {};
+};
+
+template <class S, class N, class T, int dim>
+__global__ void __launch_bounds__(FlashForward<S, N, T, dim>::kThreads, 2)
+    flash_forward_kernel(const __grid_constant__ FlashForwardCall call) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  FlashForward<S, N, T, dim>(call, shared_address(shared)).run();
+}
+
+}  // namespace quietformer::cuda

@@ -1,0 +1,304 @@
+// One attention problem on a GPU, the same in f64 on the CPU, and what 16-bit types cost a
+// computation that is not fused.
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "attention/attention.h"
+#include "attention/cuda/flash.h"
+#include "core/cuda/memory.h"
+#include "tests/attention/attention_case.h"
+
+namespace quietformer::test {
+
+inline constexpr Device kGpu{DeviceType::cuda, 0};
+
+/// To the nearest f16, ties to even; not beyond the largest.
+inline double round_to_f16(double value) {
+  int exponent = 0;
+  std::frexp(value, &exponent);
+  const double ulp = std::ldexp(1.0, std::max(exponent - 1, -14) - 10);
+  return std::nearbyint(value / ulp) * ulp;
+}
+
+inline double round_to(DType dtype, double value) {
+  if (dtype == DType::f16) return round_to_f16(value);
+  return double(bf16_to_float(float_to_bf16(float(value))));
+}
+
+/// The word of a value that round_to() leaves as it is.
+inline std::uint16_t word_of(DType dtype, double value) {
+  if (dtype == DType::bf16) return float_to_bf16(float(value));
+  const std::uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+  value = std::abs(value);
+  if (value < 0x1p-14) return std::uint16_t(sign | std::uint16_t(value * 0x1p24));
+  int exponent = 0;
+  const double fraction = std::frexp(value, &exponent);  // in [1/2, 1)
+  return std::uint16_t(sign | (exponent + 14) << 10 | (std::uint16_t(fraction * 2048) - 1024));
+}
+
+inline double value_of(DType dtype, std::uint16_t word) {
+  return double(dtype == DType::f16 ? f16_to_float(word) : bf16_to_float(word));
+}
+
+/// How q, k, v and o lie in memory.
+enum class Rows { heads_first, rows_first, slice_of_packed, misaligned };
+
+struct GpuOptions : CaseOptions {
+  DType storage = DType::bf16;
+  Rows rows = Rows::heads_first;
+};
+
+/// A (B, heads, rows, features) tensor on the GPU with elements around it that belong to nobody.
+class GpuRows {
+ public:
+  GpuRows() = default;
+  GpuRows(DType dtype, const Shape& shape, Rows rows) : dtype_(dtype) {
+    // Elements of other tensors before and after each row.
+    const std::int64_t before = rows == Rows::slice_of_packed ? 64
+                                : rows == Rows::misaligned    ? 1
+                                                              : 0;
+    const std::int64_t after = rows == Rows::slice_of_packed ? 128
+                               : rows == Rows::misaligned    ? 2
+                                                             : 0;
+    const bool heads_first = rows == Rows::heads_first;
+    memory_ =
+        OwnedTensor(dtype,
+                    heads_first ? Shape{shape[0], shape[1], shape[2], shape[3]}
+                                : Shape{shape[0], shape[2], shape[1], before + shape[3] + after},
+                    kGpu);
+    place_ = memory_.view().slice(3, before, shape[3]);
+    if (!heads_first) place_ = place_.transpose(1, 2);
+    words_.assign(std::size_t(memory_.view().count()), kNobodys);
+  }
+
+  const Tensor& view() const { return place_; }
+
+  /// From an f64 tensor of the same shape on the host.
+  void upload(const Tensor& from) {
+    for (std::int64_t i = 0; i < from.count(); ++i)
+      words_[index(i)] = word_of(dtype_, get(from, i));
+    to_device();
+  }
+
+  void to_device() const { cuda::copy(memory_, on_host()); }
+  void from_device() const { cuda::copy(on_host(), memory_); }
+
+  double value(std::int64_t i) const { return value_of(dtype_, words_[index(i)]); }
+  const std::vector<std::uint16_t>& words() const { return words_; }
+
+  /// After from_device(): nothing was written between the rows.
+  bool intact() const {
+    std::vector<std::uint16_t> rest = words_;
+    for (std::int64_t i = 0; i < place_.count(); ++i) rest[index(i)] = kNobodys;
+    return std::all_of(rest.begin(), rest.end(), [](std::uint16_t w) { return w == kNobodys; });
+  }
+
+ private:
+  static constexpr std::uint16_t kNobodys = 0xFFFF;  // a NaN of either type
+  std::size_t index(std::int64_t i) const {
+    const auto* const base = static_cast<const std::uint16_t*>(memory_.view().data);
+    return std::size_t(static_cast<const std::uint16_t*>(place_.data) - base +
+                       offset_of(place_, i));
+  }
+  Tensor on_host() const {
+    return Tensor(const_cast<std::uint16_t*>(words_.data()), dtype_, memory_.view().shape);
+  }
+
+  DType dtype_ = DType::bf16;
+  OwnedTensor memory_;
+  Tensor place_;
+  std::vector<std::uint16_t> words_;
+};
+
+class GpuCase {
+ public:
+  explicit GpuCase(const GpuOptions& options) : o_(options), reference_(on_cpu(options)) {
+    ctx_.device = kGpu;
+    const AttentionProblem& r = reference_.problem;
+    for (const Tensor& tensor : {r.q, r.k, r.v, r.q2, r.k2})
+      for (std::int64_t i = 0; i < tensor.count() && tensor; ++i)
+        set(tensor, i, round_to(o_.storage, get(tensor, i)));
+    problem_ = r;
+    problem_.do_ = problem_.dq = problem_.dk = problem_.dv = problem_.dq2 = problem_.dk2 = {};
+    problem_.dscale = problem_.total_attention = problem_.weights = problem_.workspace = {};
+    for (Tensor& gradient : problem_.d_head_parameters) gradient = {};
+    for (const auto member : {&AttentionProblem::q, &AttentionProblem::k, &AttentionProblem::v,
+                              &AttentionProblem::q2, &AttentionProblem::k2, &AttentionProblem::o}) {
+      const Tensor& host = r.*member;
+      if (host.shape.rank == 0) continue;
+      GpuRows& rows = rows_.emplace_back(o_.storage, host.shape, o_.rows);
+      if (member != &AttentionProblem::o) rows.upload(host);
+      rows.to_device();
+      problem_.*member = rows.view();
+    }
+    for (Tensor& parameter : problem_.head_parameters)
+      if (parameter) parameter = upload(parameter);
+    for (const auto member : kStatistics)
+      if (Tensor& statistic = problem_.*member; statistic.shape.rank != 0)
+        statistic = upload(statistic);  // of whatever is there: overwritten
+    workspace_ = OwnedTensor(
+        DType::u8,
+        {cuda::flash_implementation().workspace_bytes(ctx_, problem_, Direction::forward)}, kGpu);
+    problem_.workspace = workspace_;
+  }
+
+  AttentionProblem& problem() { return problem_; }
+  const Context& ctx() const { return ctx_; }
+
+  void forward() {
+    cuda::flash_implementation().forward(ctx_, problem_);
+    cuda::synchronize(kGpu);
+    rows_.back().from_device();
+  }
+
+  /// Words of o and of the statistics after forward().
+  std::vector<std::vector<std::uint16_t>> bits() const {
+    std::vector<std::vector<std::uint16_t>> all{rows_.back().words()};
+    for (const auto member : kStatistics)
+      if (const Tensor& statistic = problem_.*member; statistic.shape.rank != 0) {
+        const OwnedTensor host(DType::f32, statistic.shape);
+        cuda::copy(host, statistic);
+        const auto* words = static_cast<const std::uint16_t*>(host.view().data);
+        all.emplace_back(words, words + 2 * statistic.count());
+      }
+    return all;
+  }
+
+  /// The twofold rule for o and 2e-5 of the largest for the statistics, which f32 sums make.
+  void expect_correct() {
+    reference_.forward();
+    const AttentionProblem& r = reference_.problem;
+    ASSERT_TRUE(rows_.back().intact()) << "written outside of o";
+    const std::vector<double> unfused = unfused_output();
+    double error = 0, allowed = 0;
+    for (std::int64_t i = 0; i < r.o.count(); ++i) {
+      const double exact = get(r.o, i), found = rows_.back().value(i);
+      ASSERT_TRUE(std::isfinite(found)) << "o, element " << i << ": " << found;
+      error = std::max(error, std::abs(found - exact));
+      allowed = std::max(allowed, std::abs(unfused[std::size_t(i)] - exact));
+    }
+    EXPECT_LE(error, 2 * allowed + 1e-5) << "o; the unfused computation has " << allowed;
+    for (const auto member : kStatistics)
+      if (const Tensor& statistic = problem_.*member; statistic.shape.rank != 0) {
+        const OwnedTensor host(DType::f32, statistic.shape);
+        cuda::copy(host, statistic);
+        EXPECT_TRUE(close(host, r.*member, 2e-5));
+      }
+  }
+
+ private:
+  static constexpr Tensor AttentionProblem::*kStatistics[] = {
+      &AttentionProblem::row_state, &AttentionProblem::lse, &AttentionProblem::lse_scores,
+      &AttentionProblem::sink_mass, &AttentionProblem::row_sum};
+
+  static CaseOptions on_cpu(const GpuOptions& options) {
+    CaseOptions o = options;
+    o.implementation = "flash";
+    o.dtype = DType::f64;
+    return o;
+  }
+
+  Tensor upload(const Tensor& host) {
+    const OwnedTensor narrow = copy_as(host, DType::f32);
+    const OwnedTensor& there = owned_.emplace_back(DType::f32, host.shape, kGpu);
+    cuda::copy(there, narrow);
+    return there;
+  }
+
+  double rounded(double value) const { return round_to(o_.storage, value); }
+
+  /// Rows of a head as they enter the product: normalised and rounded for cosine.
+  std::vector<float> operand(const Tensor& t, std::int64_t head) const {
+    const std::int64_t rows = t.shape[2], dim = t.shape[3];
+    std::vector<float> all(std::size_t(rows * dim));
+    for (std::int64_t i = 0; i < rows; ++i) {
+      double square = 0;
+      for (std::int64_t c = 0; c < dim; ++c)
+        square += std::pow(get(t, (head * rows + i) * dim + c), 2);
+      const double norm = std::max(std::sqrt(square), 1e-12);
+      for (std::int64_t c = 0; c < dim; ++c) {
+        const double x = get(t, (head * rows + i) * dim + c);
+        all[std::size_t(i * dim + c)] = float(o_.score == Score::cosine ? rounded(x / norm) : x);
+      }
+    }
+    return all;
+  }
+
+  static float dot(const float* a, const float* b, std::int64_t count) {
+    float sum = 0;
+    for (std::int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
+    return sum;
+  }
+
+  double parameter(int k, std::int64_t head, double absent) const {
+    const Tensor& tensor = reference_.problem.head_parameters[std::size_t(k)];
+    return tensor ? get(tensor, head) : absent;
+  }
+
+  /// o with products, scores, weights and o rounded to the storage type, sums in f32: what a chain
+  /// of 16-bit operations gives.
+  std::vector<double> unfused_output() const {
+    const AttentionProblem& p = reference_.problem;
+    const std::int64_t L = p.q.shape[2], S = p.k.shape[2], D = p.q.shape[3], Dv = p.v.shape[3];
+    std::vector<double> out(std::size_t(p.o.count()), 0.0);
+    for (std::int64_t head = 0; head < p.q.shape[0] * p.heads(); ++head) {
+      const std::int64_t h = head % p.heads(), group = p.heads() / p.kv_heads(),
+                         kv = head / p.heads() * p.kv_heads() + h / group;
+      const auto q = operand(p.q, head), k = operand(p.k, kv);
+      const bool far_pair = p.score == Score::piecewise;
+      const auto q2 = far_pair ? operand(p.q2, head) : q, k2 = far_pair ? operand(p.k2, kv) : k;
+      std::vector<double> s(static_cast<std::size_t>(S));
+      std::vector<float> sums(static_cast<std::size_t>(Dv));
+      for (std::int64_t i = 0; i < L; ++i) {
+        const std::int64_t position = i + S - L;
+        double high = -math::kInfinity<double>;
+        for (std::int64_t j = 0; j < S; ++j) {
+          const bool hidden = (p.causal && j > position) ||
+                              (p.window[0] >= 0 && j < position - p.window[0]) ||
+                              (p.window[1] >= 0 && j > position + p.window[1]);
+          const bool far = far_pair && position - j >= p.threshold;
+          double& score = s[std::size_t(j)];
+          score = -math::kInfinity<double>;
+          if (hidden) continue;
+          const double product =
+              double(dot((far ? q2 : q).data() + i * D, (far ? k2 : k).data() + j * D, D));
+          score = rounded(rounded(product) * p.scale);
+          high = std::max(high, score);
+        }
+        double sum = 0;
+        if (o_.normalizer == "softmax_n" && high > -math::kInfinity<double>) {
+          for (const double score : s) sum += std::exp(score - high);
+          sum += parameter(0, h, 0) * std::exp(-high) +
+                 std::exp(parameter(1, h, -math::kInfinity<double>) - high);
+        }
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        for (std::int64_t j = 0; j < S; ++j) {
+          const double score = s[std::size_t(j)];
+          if (!(score > -math::kInfinity<double>)) continue;
+          const double weight = o_.normalizer == "softmax_n"
+                                    ? std::exp(score - high) / sum
+                                    : 1 / (1 + std::exp(-score - parameter(0, h, 0)));
+          const float w = float(rounded(weight));
+          for (std::int64_t c = 0; c < Dv; ++c)
+            sums[std::size_t(c)] += w * float(get(p.v, (kv * S + j) * Dv + c));
+        }
+        for (std::int64_t c = 0; c < Dv; ++c)
+          out[std::size_t((head * L + i) * Dv + c)] = rounded(double(sums[std::size_t(c)]));
+      }
+    }
+    return out;
+  }
+
+  GpuOptions o_;
+  AttentionCase reference_;
+  Context ctx_;
+  AttentionProblem problem_;
+  std::deque<GpuRows> rows_;  // o is the last
+  std::deque<OwnedTensor> owned_;
+  OwnedTensor workspace_;
+};
+
+}  // namespace quietformer::test
