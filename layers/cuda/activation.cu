@@ -1,29 +1,26 @@
-#include "core/cuda/launch.h"
+#include "core/cuda/map.cuh"
 #include "layers/cuda/operations.h"
 #include "layers/gelu.h"
 
 namespace quietformer::cuda {
 namespace {
 
-// Outputs may alias inputs, so nothing here is __restrict__.
+template <class T, class Form>
+struct GeluForward {
+  __device__ T operator()(T x) const { return Form::value(x); }
+};
 
 template <class T, class Form>
-__global__ void gelu_forward_kernel(T* y, const T* x, std::int64_t count) {
-  for (std::int64_t i = first_index(); i < count; i += index_step()) y[i] = Form::value(x[i]);
-}
-
-template <class T, class Form>
-__global__ void gelu_backward_kernel(T* dx, const T* dy, const T* x, std::int64_t count) {
-  for (std::int64_t i = first_index(); i < count; i += index_step())
-    dx[i] = dy[i] * Form::slope(x[i]);
-}
+struct GeluBackward {
+  __device__ T operator()(T dy, T x) const { return dy * Form::slope(x); }
+};
 
 template <class T>
-__global__ void swiglu_forward_kernel(T* y, const T* gate, const T* up, std::int64_t count) {
-  for (std::int64_t i = first_index(); i < count; i += index_step())
-    y[i] = gate[i] * math::sigmoid(gate[i]) * up[i];
-}
+struct SwigluForward {
+  __device__ T operator()(T gate, T up) const { return gate * math::sigmoid(gate) * up; }
+};
 
+/// An output may alias an input, so nothing is __restrict__.
 template <class T>
 __global__ void swiglu_backward_kernel(T* d_gate, T* d_up, const T* dy, const T* gate, const T* up,
                                        std::int64_t count) {
@@ -51,8 +48,7 @@ void gelu_forward(const Context& ctx, GeluForm form, const Tensor& y, const Tens
   expect_on_device(ctx, y, x);
   const CurrentDevice current(ctx.device);
   dispatch_gelu(x.dtype, form, [&]<class T, class Form>() {
-    launch(ctx, "gelu_forward", shape_for(x.count()), gelu_forward_kernel<T, Form>, y.as<T>(),
-           x.as<T>(), x.count());
+    map(ctx, "gelu_forward", y.as<T>(), x.count(), GeluForward<T, Form>(), x.as<T>());
   });
 }
 
@@ -61,8 +57,8 @@ void gelu_backward(const Context& ctx, GeluForm form, const Tensor& dx, const Te
   expect_on_device(ctx, dx, dy, x);
   const CurrentDevice current(ctx.device);
   dispatch_gelu(x.dtype, form, [&]<class T, class Form>() {
-    launch(ctx, "gelu_backward", shape_for(x.count()), gelu_backward_kernel<T, Form>, dx.as<T>(),
-           dy.as<T>(), x.as<T>(), x.count());
+    map(ctx, "gelu_backward", dx.as<T>(), x.count(), GeluBackward<T, Form>(), dy.as<T>(),
+        x.as<T>());
   });
 }
 
@@ -70,8 +66,7 @@ void swiglu_forward(const Context& ctx, const Tensor& y, const Tensor& gate, con
   expect_on_device(ctx, y, gate, up);
   const CurrentDevice current(ctx.device);
   dispatch_floating(y.dtype, [&]<class T>() {
-    launch(ctx, "swiglu_forward", shape_for(y.count()), swiglu_forward_kernel<T>, y.as<T>(),
-           gate.as<T>(), up.as<T>(), y.count());
+    map(ctx, "swiglu_forward", y.as<T>(), y.count(), SwigluForward<T>(), gate.as<T>(), up.as<T>());
   });
 }
 

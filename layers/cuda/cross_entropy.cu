@@ -7,28 +7,51 @@ namespace {
 
 constexpr int kThreads = 256;        // of a row
 constexpr int kTotalThreads = 1024;  // of the sum over rows
+constexpr int kBatch = 8;            // elements a thread asks memory for at once
 
-/// A block per row. ln sum exp(x) = high + log_sum, in two parts because their sum rounds off
-/// log_sum when |x| is large.
+/// Elements c, c + kThreads, ... of a row; -inf beyond its end.
+template <class T>
+__device__ void load_batch(T (&x)[kBatch], const T* row, std::int64_t c, std::int64_t columns) {
+#pragma unroll
+  for (int j = 0; j < kBatch; ++j) {
+    const std::int64_t i = c + j * kThreads;
+    x[j] = i < columns ? row[i] : -math::kInfinity<T>;
+  }
+}
+
+/// A block per row, which is read once: a thread's sum is relative to the highest element it has
+/// met. ln sum exp(x) = high + log_sum, in two parts because their sum rounds off log_sum when |x|
+/// is large.
 template <class T>
 __global__ void loss_rows_kernel(T* row_loss, T* row_lse, const T* __restrict__ logits,
                                  const std::int32_t* __restrict__ targets, std::int64_t columns) {
+  constexpr T kNothing = -math::kInfinity<T>;
   const std::int64_t row = blockIdx.x;
   const T* x = logits + row * columns;
-  T high = -math::kInfinity<T>;
-  for (std::int64_t c = threadIdx.x; c < columns; c += kThreads) high = Larger()(high, x[c]);
-  high = block_reduce<kThreads>(high, Larger());
-  T sum = 0;
-  for (std::int64_t c = threadIdx.x; c < columns; c += kThreads) sum += math::exp(x[c] - high);
+  T high = kNothing, sum = 0;
+  for (std::int64_t c = threadIdx.x; c < columns; c += kBatch * kThreads) {
+    T batch[kBatch];
+    load_batch(batch, x, c, columns);
+    T highest = high;
+#pragma unroll
+    for (const T value : batch) highest = Larger()(highest, value);
+    if (highest == kNothing) continue;
+    if (highest != high) sum *= math::exp(high - highest);  // also when highest is NaN
+    high = highest;
+#pragma unroll
+    for (const T value : batch) sum += math::exp(value - high);
+  }
+  const T row_high = block_reduce<kThreads>(high, Larger());
+  sum = high == kNothing ? T(0) : sum * math::exp(high - row_high);
   sum = block_reduce<kThreads>(sum, Plus());
   if (threadIdx.x != 0) return;
   const T log_sum = math::log(sum);
   const std::int64_t target = targets[row];
-  row_lse[row] = high + log_sum;
+  row_lse[row] = row_high + log_sum;
   if (target >= columns)
     row_loss[row] = math::kNaN<T>;
   else
-    row_loss[row] = target < 0 ? T(0) : high - x[target] + log_sum;
+    row_loss[row] = target < 0 ? T(0) : row_high - x[target] + log_sum;
 }
 
 /// One block: loss[0] the mean over valid rows, loss[1] their number.
@@ -56,10 +79,17 @@ __global__ void loss_backward_kernel(T* d_logits, const T* logits,
                                      std::int64_t columns) {
   const std::int64_t row = blockIdx.x, target = targets[row];
   const T factor = loss[1] > 0 ? T(scale / loss[1]) : T(0), lse = row_lse[row];
-  for (std::int64_t c = threadIdx.x; c < columns; c += kThreads) {
-    const std::int64_t i = row * columns + c;
-    const T value = factor * math::exp(logits[i] - lse) - (c == target ? factor : T(0));
-    d_logits[i] = target < 0 ? T(0) : value;
+  const T* x = logits + row * columns;
+  T* out = d_logits + row * columns;
+  for (std::int64_t c = threadIdx.x; c < columns; c += kBatch * kThreads) {
+    T batch[kBatch];
+    load_batch(batch, x, c, columns);
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const std::int64_t i = c + j * kThreads;
+      const T value = factor * math::exp(batch[j] - lse) - (i == target ? factor : T(0));
+      if (i < columns) out[i] = target < 0 ? T(0) : value;
+    }
   }
 }
 

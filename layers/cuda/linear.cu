@@ -16,7 +16,9 @@ template <class T>
 struct Element {
   const T* data;
   std::int64_t stride;
-  __device__ T operator()(std::int64_t r, std::int64_t c) const { return data[r * stride + c]; }
+  __device__ void operator()(T (&sum)[1], std::int64_t r, std::int64_t c) const {
+    sum[0] += data[r * stride + c];
+  }
 };
 
 }  // namespace
@@ -35,8 +37,8 @@ void add_rows(const Context& ctx, const Tensor& sums, const Tensor& matrix) {
   expect_on_device(ctx, sums, matrix);
   const CurrentDevice current(ctx.device);
   dispatch_floating(matrix.dtype, [&]<class T>() {
-    add_column_sums(ctx, "linear_backward_bias", sums.as<T>(), matrix.shape[0], matrix.shape[1],
-                    Element<T>{matrix.as<T>(), matrix.stride[0]});
+    add_column_sums<T, 1>(ctx, "linear_backward_bias", {sums.as<T>()}, matrix.shape[0],
+                          matrix.shape[1], Element<T>{matrix.as<T>(), matrix.stride[0]});
   });
 }
 

@@ -78,18 +78,15 @@ __global__ void norm_backward_kernel(BackwardInput<T> p) {
   }
 }
 
+/// Sums for the weight and for the bias.
 template <class T>
-struct Shifted {
-  Rows<T> dy;
-  __device__ T operator()(std::int64_t r, std::int64_t c) const { return dy[r][c]; }
-};
-
-template <class T>
-struct Scaled {
+struct ParameterGradients {
   Rows<T> dy, x;
-  const T *mean, *rstd;  // no mean but layernorm's
-  __device__ T operator()(std::int64_t r, std::int64_t c) const {
-    return dy[r][c] * ((x[r][c] - (mean != nullptr ? mean[r] : T(0))) * rstd[r]);
+  const T *mean, *rstd;  // no mean but layernorm's; neither where only the bias is wanted
+  __device__ void operator()(T (&sum)[2], std::int64_t r, std::int64_t c) const {
+    const T d = dy[r][c];
+    if (rstd != nullptr) sum[0] += d * ((x[r][c] - (mean != nullptr ? mean[r] : T(0))) * rstd[r]);
+    sum[1] += d;
   }
 };
 
@@ -150,16 +147,15 @@ void norm_backward_parameters(const Context& ctx, NormKind kind, const Tensor& d
                               const Tensor& d_bias, const Tensor& dy, const Tensor& x,
                               const NormStatistics& saved) {
   expect_on_device(ctx, d_weight, d_bias, dy, x, saved.mean, saved.rstd);
+  if (!d_weight && !d_bias) return;
+  QF_EXPECTS(!d_weight || saved.rstd);
   const std::int64_t rows = rows_of(x), n = columns_of(x);
   const CurrentDevice current(ctx.device);
   dispatch_floating(x.dtype, [&]<class T>() {
-    const Rows<T> d_out(dy), in(x);
     const T* mean = kind == NormKind::layernorm ? saved.mean.as<T>() : nullptr;
-    if (d_bias)
-      add_column_sums(ctx, "norm_backward_bias", d_bias.as<T>(), rows, n, Shifted<T>{d_out});
-    if (d_weight)
-      add_column_sums(ctx, "norm_backward_weight", d_weight.as<T>(), rows, n,
-                      Scaled<T>{d_out, in, mean, saved.rstd.as<T>()});
+    const T* rstd = d_weight ? saved.rstd.as<T>() : nullptr;
+    add_column_sums<T, 2>(ctx, "norm_backward_parameters", {d_weight.as<T>(), d_bias.as<T>()}, rows,
+                          n, ParameterGradients<T>{Rows<T>(dy), Rows<T>(x), mean, rstd});
   });
 }
 

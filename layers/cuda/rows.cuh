@@ -32,36 +32,50 @@ struct Rows {
   }
 };
 
-inline constexpr int kSumColumns = 32, kSumRows = 32;
+/// Columns of a block, 32 bytes of floats, the least that memory moves: blocks enough for narrow
+/// matrices too. Rows that a block looks at at once, a power of two.
+inline constexpr int kSumColumns = 8, kSumRows = 128;
 
-/// A block owns 32 columns. Thread (c, r) adds rows r, r + 32, ... of column c, and the 32 sums of
-/// a column are added in order.
-template <class T, class Term>
+template <class T, int kSums>
+struct ColumnSums {
+  T* out[kSums];  // null: not wanted
+};
+
+/// Thread (c, r) adds rows r, r + kSumRows, ... of column c; the sums of a column are then added by
+/// halves.
+template <class T, int kSums, class Term>
 __global__ void __launch_bounds__(kSumColumns* kSumRows)
-    column_sums_kernel(T* out, std::int64_t rows, std::int64_t columns, Term term) {
-  __shared__ T part[kSumRows][kSumColumns + 1];  // one more: no two rows in the same banks
-  const std::int64_t c = std::int64_t{blockIdx.x} * kSumColumns + threadIdx.x;
-  T sum = 0;
+    column_sums_kernel(ColumnSums<T, kSums> sums, std::int64_t rows, std::int64_t columns,
+                       Term term) {
+  __shared__ T part[kSumRows][kSumColumns];
+  const int x = threadIdx.x, y = threadIdx.y;
+  const std::int64_t c = std::int64_t{blockIdx.x} * kSumColumns + x;
+  T sum[kSums] = {};
   if (c < columns) {
 #pragma unroll 8
-    for (std::int64_t r = threadIdx.y; r < rows; r += kSumRows) sum += term(r, c);
+    for (std::int64_t r = y; r < rows; r += kSumRows) term(sum, r, c);
   }
-  part[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y != 0 || c >= columns) return;
-  for (int r = 1; r < kSumRows; ++r) sum += part[r][threadIdx.x];
-  out[c] += sum;
+#pragma unroll
+  for (int s = 0; s < kSums; ++s) {
+    part[y][x] = sum[s];
+    for (int half = kSumRows / 2; half > 0; half /= 2) {
+      __syncthreads();
+      if (y < half) part[y][x] += part[y + half][x];
+    }
+    if (y == 0 && c < columns && sums.out[s] != nullptr) sums.out[s][c] += part[0][x];
+    __syncthreads();  // part is free again
+  }
 }
 
-/// out[c] += sum over r of term(r, c), for c in [0, columns). Term is a functor with a __device__
-/// T operator()(row, column) const.
-template <class T, class Term>
-void add_column_sums(const Context& ctx, std::string_view name, T* out, std::int64_t rows,
-                     std::int64_t columns, const Term& term) {
+/// out[s][c] += sum over r of what term(sum, r, c) adds to sum[s], for c in [0, columns). Term is a
+/// functor with a __device__ void operator()(T (&sum)[kSums], row, column) const.
+template <class T, int kSums, class Term>
+void add_column_sums(const Context& ctx, std::string_view name, const ColumnSums<T, kSums>& out,
+                     std::int64_t rows, std::int64_t columns, const Term& term) {
   if (rows == 0 || columns == 0) return;
   const auto blocks = static_cast<unsigned>((columns + kSumColumns - 1) / kSumColumns);
-  launch(ctx, name, {dim3(blocks), dim3(kSumColumns, kSumRows)}, column_sums_kernel<T, Term>, out,
-         rows, columns, term);
+  launch(ctx, name, {dim3(blocks), dim3(kSumColumns, kSumRows)}, column_sums_kernel<T, kSums, Term>,
+         out, rows, columns, term);
 }
 
 /// A warp for each of `rows` rows, eight to a block: every row's elements are read side by side and

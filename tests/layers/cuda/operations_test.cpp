@@ -72,27 +72,43 @@ TEST_F(GpuOperations, DropoutDropsWhatTheCpuDrops) {
   ctx_.random = {5, 8, 3};
   Context cpu = ctx_;
   cpu.device = {};
-  const OwnedTensor x = normal(DType::f32, {3, 5, 135}, 1), want(DType::f32, {3, 5, 135});
-  const OwnedTensor in_place = copy_to(kGpu, x);
   const Dropout dropout{0.3, 4, DropoutSite::attention};
-  dropout_apply(cpu, dropout, want, x);
-  dropout_apply(ctx_, dropout, in_place, in_place);
-  EXPECT_TRUE(same_bits(copy_to({}, in_place), want));
+  for (const std::int64_t columns : {135, 136})
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      const OwnedTensor x = normal(dtype, {3, 5, columns}, 1), want(dtype, {3, 5, columns});
+      const OwnedTensor in_place = copy_to(kGpu, x);
+      dropout_apply(cpu, dropout, want, x);
+      dropout_apply(ctx_, dropout, in_place, in_place);
+      EXPECT_TRUE(same_bits(copy_to({}, in_place), want)) << columns;
+    }
 }
 
-/// Many rows of few tokens, and rows that end within a stretch of the search.
-TEST_F(GpuOperations, EmbeddingGradientsOfLongBatches) {
-  const std::int64_t vocab = 300, columns = 301;
-  for (const std::int64_t tokens : {1, 1023, 1024, 3000}) {
-    OwnedTensor ids(DType::i32, {2, tokens});
-    for (std::int64_t i = 0; i < 2 * tokens; ++i)
-      ids.as<std::int32_t>()[i] = static_cast<std::int32_t>(i % 3 == 0 ? 7 : i * 11 % vocab);
-    const OwnedTensor dy = normal(DType::f64, {2, tokens, columns}, 1);
-    const OwnedTensor want(DType::f64, {vocab, columns}), got(DType::f64, {vocab, columns}, kGpu);
-    embedding_backward({}, want, {}, dy, ids, 1.5);
-    embedding_backward(ctx_, got, {}, copy_to(kGpu, dy), copy_to(kGpu, ids), 1.5);
-    EXPECT_TRUE(close(copy_to({}, got), want, 1e-13)) << tokens;
+/// Elementwise operations on memory that starts off the 16 bytes of one access.
+TEST_F(GpuOperations, UnalignedElements) {
+  for (const std::int64_t offset : {0, 1, 2, 4}) {
+    const OwnedTensor x = normal(DType::f32, {1003}, 1), want(DType::f32, {1003 - offset});
+    const OwnedTensor there = copy_to(kGpu, x), y(DType::f32, {1003 - offset}, kGpu);
+    gelu_forward({}, GeluForm::tanh, want, x.view().slice(0, offset, 1003 - offset));
+    gelu_forward(ctx_, GeluForm::tanh, y, there.view().slice(0, offset, 1003 - offset));
+    EXPECT_TRUE(close(copy_to({}, y), want, 1e-6)) << offset;
   }
+}
+
+/// Frequent tokens, rows that end within a stretch of the search, and a vocabulary so large that
+/// several ids share a block.
+TEST_F(GpuOperations, EmbeddingGradientsOfLongBatches) {
+  for (const auto& [vocab, columns] : {std::pair<std::int64_t, std::int64_t>{300, 301}, {40007, 5}})
+    for (const std::int64_t tokens : {1, 1023, 1024, 3000}) {
+      OwnedTensor ids(DType::i32, {2, tokens});
+      for (std::int64_t i = 0; i < 2 * tokens; ++i)
+        ids.as<std::int32_t>()[i] =
+            static_cast<std::int32_t>(i % 3 == 0 ? 7 : vocab - 1 - i * 11 % 290);
+      const OwnedTensor dy = normal(DType::f64, {2, tokens, columns}, 1);
+      const OwnedTensor want(DType::f64, {vocab, columns}), got(DType::f64, {vocab, columns}, kGpu);
+      embedding_backward({}, want, {}, dy, ids, 1.5);
+      embedding_backward(ctx_, got, {}, copy_to(kGpu, dy), copy_to(kGpu, ids), 1.5);
+      EXPECT_TRUE(close(copy_to({}, got), want, 1e-13)) << vocab << " " << tokens;
+    }
 }
 
 TEST_F(GpuOperations, TokensOutsideTheVocabularyAreNaNAndHarmNobody) {
