@@ -75,11 +75,6 @@ class FlashForward {
     batch_ = index / count / call.heads;
     warp_first_ = first_ + static_cast<int>(threadIdx.x) / kLanes * kWarpRows;
     queries_ = shared_ + static_cast<std::uint32_t>(warp_first_ - first_) * kRowBytes;
-    float values[kMaxHeadParameters];
-#pragma unroll
-    for (int i = 0; i < kMaxHeadParameters; ++i)
-      values[i] = call.parameters[i] != nullptr ? call.parameters[i][head_] : call.defaults[i];
-    parameters_ = N::load(values);
   }
 
   __device__ __forceinline__ void run() {
@@ -89,6 +84,14 @@ class FlashForward {
   }
 
  private:
+  __device__ __forceinline__ void load_parameters() {
+    float values[kMaxHeadParameters];
+#pragma unroll
+    for (int i = 0; i < kMaxHeadParameters; ++i)
+      values[i] = call_.parameters[i] != nullptr ? call_.parameters[i][head_] : call_.defaults[i];
+    parameters_ = N::load(values);
+  }
+
   // --- which keys ---
 
   /// The keys that row i takes from a pair. Both ends grow with i.
@@ -121,52 +124,71 @@ class FlashForward {
     return shared_ + kQueryBytes + static_cast<std::uint32_t>(tile & 1) * kStageBytes;
   }
 
-  /// Starts copying rows [first, first + count) to `to`; what lies outside the tensor becomes 0.
+  static constexpr int kCopyStep = kThreads / kChunks;  // a multiple of 8: the swizzle is the same
+
+  /// This thread's part of copies of rows to shared memory: every kCopyStep-th row from `row` on,
+  /// a chunk of each.
+  struct Copy {
+    const std::uint16_t* at;  // in the row that comes next
+    int row;                  // its index
+  };
+
+  __device__ __forceinline__ Copy start_copy(const RowTensor& from, const std::uint16_t* rows,
+                                             int first) const {
+    const int thread = static_cast<int>(threadIdx.x), row = first + thread / kChunks;
+    return {rows + row * from.row + thread % kChunks * 8, row};
+  }
+
+  /// Starts copying the next `count` rows to `to`; what lies outside the tensor becomes 0.
   template <int count>
-  __device__ __forceinline__ void copy_rows(std::uint32_t to, const RowTensor& from,
-                                            const std::uint16_t* rows, int first, int limit,
-                                            int features) const {
-    constexpr int kStep = kThreads / kChunks;  // a multiple of 8: the swizzle is the same
+  __device__ __forceinline__ void copy_rows(Copy& copy, std::uint32_t to, const RowTensor& from,
+                                            int limit, int features) const {
     const int thread = static_cast<int>(threadIdx.x), row = thread / kChunks,
               chunk = thread % kChunks;
-    to += static_cast<std::uint32_t>(row * kRowBytes + (chunk ^ (row & 7)) * 16);
-    const std::uint16_t* at = rows + (first + row) * from.row + chunk * 8;
+    to = chunk_address(to, row, chunk);
     if (from.aligned) {
       const bool inside = chunk * 8 < features;
 #pragma unroll
-      for (int r = 0; r < count; r += kStep) {
-        copy_16(to + r * kRowBytes, at, inside && first + row + r < limit);
-        at += kStep * from.row;
-      }
+      for (int r = 0; r < count; r += kCopyStep)
+        copy_16(to + r * kRowBytes, copy.at + r * from.row, inside && copy.row + r < limit);
     } else {
 #pragma unroll 1
-      for (int r = 0; r < count; r += kStep) {
+      for (int r = 0; r < count; r += kCopyStep) {
         std::uint32_t words[4] = {};
-        if (first + row + r < limit)
+        if (copy.row + r < limit)
 #pragma unroll
           for (int i = 0; i < 8; ++i)
             if (chunk * 8 + i < features)
-              words[i / 2] |= static_cast<std::uint32_t>(at[i]) << (16 * (i % 2));
+              words[i / 2] |= static_cast<std::uint32_t>(copy.at[r * from.row + i])
+                              << (16 * (i % 2));
         store_shared(to + r * kRowBytes, words);
-        at += kStep * from.row;
       }
     }
+    copy.at += count * from.row;
+    copy.row += count;
   }
 
-  __device__ __forceinline__ void copy_keys(int pair, int first, std::uint32_t to) const {
-    const int kv_head = head_ / call_.group;
-    const RowTensor& k = call_.k[pair];
-    copy_rows<kKeys>(to, k, k.rows(batch_, kv_head), first, call_.keys, call_.dim);
-    copy_rows<kKeys>(to + kKeyBytes, call_.v, call_.v.rows(batch_, kv_head), first, call_.keys,
-                     call_.value_dim);
+  /// Starts copying the keys from `first` on, where k and v stand.
+  __device__ __forceinline__ void copy_keys(int pair, int first, Copy& k, Copy& v,
+                                            std::uint32_t to) const {
+    copy_rows<kKeys>(k, to, call_.k[pair], call_.keys, call_.dim);
+    copy_rows<kKeys>(v, to + kKeyBytes, call_.v, call_.keys, call_.value_dim);
     if constexpr (kUnit) {
       const int j = static_cast<int>(threadIdx.x), kv_heads = call_.heads / call_.group;
       const float* const norms =
-          call_.inverse_norms + (std::int64_t{batch_} * kv_heads + kv_head) * call_.keys;
+          call_.inverse_norms +
+          (std::int64_t{batch_} * kv_heads + head_ / call_.group) * call_.keys;
       if (j < kKeys)
         copy_4(to + 2 * kKeyBytes + static_cast<std::uint32_t>(j) * 4, norms + first + j,
                first + j < call_.keys);
     }
+  }
+
+  /// Where a chunk of a row lies. XOR with 32 k steps 2 k chunks further: tiles start at multiples
+  /// of a row's size.
+  __device__ __forceinline__ static std::uint32_t chunk_address(std::uint32_t tile, int row,
+                                                                int chunk) {
+    return tile + static_cast<std::uint32_t>(row * kRowBytes + (chunk ^ (row & 7)) * 16);
   }
 
   // --- work on rows ---
@@ -178,13 +200,18 @@ class FlashForward {
     if (block.end <= block.begin) return;
     if (pair > 0) __syncthreads();  // everybody is done with the shared memory of the first
     const RowTensor& q = call_.q[pair];
-    copy_rows<kRows>(shared_, q, q.rows(batch_, head_), first_, call_.queries, call_.dim);
-    copy_keys(pair, begin, stage(0));
+    const int kv_head = head_ / call_.group;
+    Copy queries = start_copy(q, q.rows(batch_, head_), first_),
+         k = start_copy(call_.k[pair], call_.k[pair].rows(batch_, kv_head), begin),
+         v = start_copy(call_.v, call_.v.rows(batch_, kv_head), begin);
+    copy_rows<kRows>(queries, shared_, q, call_.queries, call_.dim);
+    copy_keys(pair, begin, k, v, stage(0));
+    if constexpr (!N::row_normalised) load_parameters();  // while the copies are under way
     for (int tile = 0; tile < count; ++tile) {
       wait_for_copies();
       __syncthreads();  // the tile is here, and nobody reads the other stage any more
       const int first = begin + tile * kKeys;
-      if (tile + 1 < count) copy_keys(pair, first + kKeys, stage(tile + 1));
+      if (tile + 1 < count) copy_keys(pair, first + kKeys, k, v, stage(tile + 1));
       if (tile == 0) prepare_queries();
       if (first < warp.end && first + kKeys > warp.begin)
         add_tile(pair, first, stage(tile), first < warp.all_begin || first + kKeys > warp.all_end);
@@ -194,11 +221,10 @@ class FlashForward {
   /// Row scales of unit operands, and the sign of the scale, which then is positive.
   __device__ __forceinline__ void prepare_queries() {
     if (!kUnit && !call_.negative) return;
-    const std::uint32_t row = queries_ + static_cast<std::uint32_t>(lane_ * kRowBytes);
     float sum = 0;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      const std::uint32_t at = row + static_cast<std::uint32_t>((c ^ (lane_ & 7)) * 16);
+      const std::uint32_t at = chunk_address(queries_, lane_, c);
       std::uint32_t words[4];
       load_shared(words, at);
 #pragma unroll
@@ -233,10 +259,7 @@ class FlashForward {
     multiply_keys(s, keys);
     if constexpr (kUnit) scale_columns(s, keys + 2 * kKeyBytes);
     if (masked) hide(s, pair, first);
-    if constexpr (N::row_normalised)
-      to_terms(s);
-    else
-      to_weights(s);
+    if constexpr (N::row_normalised) raise(s);
     add_values(s, keys + kKeyBytes);
   }
 
@@ -250,20 +273,18 @@ class FlashForward {
         for (float& value : s[m][n]) value = 0;
     // Q: matrices are rows 0, 8 and features 0, 8; K: features 0, 8 and keys 0, 8.
     const int matrix = lane_ / 8, line = lane_ % 8;
-    const std::uint32_t a = queries_ +
-                            static_cast<std::uint32_t>((matrix % 2 * 8 + line) * kRowBytes),
-                        b = keys + static_cast<std::uint32_t>((matrix / 2 * 8 + line) * kRowBytes);
+    std::uint32_t a = chunk_address(queries_, matrix % 2 * 8 + line, matrix / 2);
+    const std::uint32_t b = chunk_address(keys, matrix / 2 * 8 + line, matrix % 2);
+    asm volatile("" : "+r"(a));  // or its chunks are computed before the loop, and spilled
 #pragma unroll
     for (int k = 0; k < dim / 16; ++k) {
-      const std::uint32_t a_chunk = static_cast<std::uint32_t>(((2 * k + matrix / 2) ^ line) * 16),
-                          b_chunk = static_cast<std::uint32_t>(((2 * k + matrix % 2) ^ line) * 16);
       std::uint32_t q[2][4];
 #pragma unroll
-      for (int m = 0; m < 2; ++m) load_matrices(q[m], a + m * 16 * kRowBytes + a_chunk);
+      for (int m = 0; m < 2; ++m) load_matrices(q[m], (a ^ 32 * k) + m * 16 * kRowBytes);
 #pragma unroll
       for (int n = 0; n < kKeys / 16; ++n) {
         std::uint32_t w[4];
-        load_matrices(w, b + n * 16 * kRowBytes + b_chunk);
+        load_matrices(w, (b ^ 32 * k) + n * 16 * kRowBytes);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           T::multiply(s[m][2 * n], q[m], w[0], w[1]);
@@ -277,10 +298,7 @@ class FlashForward {
 #pragma unroll
     for (int n = 0; n < kKeys / 8; ++n) {
       float left, right;
-      asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-                   : "=f"(left), "=f"(right)
-                   : "r"(norms + static_cast<std::uint32_t>((n * 8 + lane_ % 4 * 2) * 4))
-                   : "memory");
+      load_shared(left, right, norms + static_cast<std::uint32_t>((n * 8 + lane_ % 4 * 2) * 4));
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
         s[m][n][0] *= left, s[m][n][1] *= right;
@@ -303,8 +321,8 @@ class FlashForward {
     }
   }
 
-  /// Scores to terms of the online row state; O follows it.
-  __device__ __forceinline__ void to_terms(Scores& s) {
+  /// Raises the online row states to the tile's scores; O follows.
+  __device__ __forceinline__ void raise(const Scores& s) {
     float factor[4];
     bool raised = false;
 #pragma unroll
@@ -323,57 +341,62 @@ class FlashForward {
         raised = true;
       }
     }
-    if (__any_sync(0xFFFFFFFFu, raised)) {
+    if (!__any_sync(0xFFFFFFFFu, raised)) return;
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        weight_sum_[r] *= factor[r];
+    for (int r = 0; r < 4; ++r) {
+      weight_sum_[r] *= factor[r];
 #pragma unroll
-        for (int n = 0; n < dim / 8; ++n) {
-          o_[r / 2][n][r % 2 * 2] *= factor[r];
-          o_[r / 2][n][r % 2 * 2 + 1] *= factor[r];
-        }
+      for (int n = 0; n < dim / 8; ++n) {
+        o_[r / 2][n][r % 2 * 2] *= factor[r];
+        o_[r / 2][n][r % 2 * 2 + 1] *= factor[r];
       }
     }
+  }
+
+  __device__ __forceinline__ float weight_of(float x, float factor, const Partial& partial) const {
+    if constexpr (requires { N::term_of_product(x, factor, partial); })
+      return N::term_of_product(x, factor, partial);
+    else if constexpr (N::row_normalised)
+      return N::term(x * factor, partial);
+    else if constexpr (requires { N::weight_of_product(x, factor, Row{}, parameters_); })
+      return N::weight_of_product(x, factor, Row{}, parameters_);
+    else
+      return N::weight(x * factor, Row{}, parameters_);
+  }
+
+  /// Scores of 16 keys to P: terms of the row state, or weights that need none.
+  __device__ __forceinline__ void weigh(Scores& s, int k) const {
+#pragma unroll
+    for (int r = 0; r < 4; ++r)
+#pragma unroll
+      for (int n = 2 * k; n < 2 * k + 2; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& value = s[r / 2][n][r % 2 * 2 + e];
+          value = weight_of(value, scale_of(r), partial_[r]);
+        }
+  }
+
+  __device__ __forceinline__ void add_sums(const Scores& s) {
+    if (!N::row_normalised && call_.row_sum == nullptr) return;
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       float sum = 0;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& value = s[r / 2][n][r % 2 * 2 + e];
-          value = N::term(value * scale_of(r), partial_[r]);
-          sum += value;
-        }
-      N::add(partial_[r], sum);
+        sum += s[r / 2][n][r % 2 * 2] + s[r / 2][n][r % 2 * 2 + 1];
+      if constexpr (N::row_normalised) N::add(partial_[r], sum);
       weight_sum_[r] += sum;
     }
   }
 
-  /// Scores to weights that need no row state.
-  __device__ __forceinline__ void to_weights(Scores& s) {
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& value = s[r / 2][n][r % 2 * 2 + e];
-          value = N::weight(value * scale_of(r), Row{}, parameters_);
-        }
-      if (call_.row_sum == nullptr) continue;
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n)
-        weight_sum_[r] += s[r / 2][n][r % 2 * 2] + s[r / 2][n][r % 2 * 2 + 1];
-    }
-  }
-
-  /// O += P V
-  __device__ __forceinline__ void add_values(const Scores& s, std::uint32_t values) {
+  /// Scores to P, and O += P V. While the products of 16 keys run, the weights of the next 16 are
+  /// computed: exp has a unit of its own.
+  __device__ __forceinline__ void add_values(Scores& s, std::uint32_t values) {
     // Matrices: keys 0, 8 and features 0, 8.
     const int matrix = lane_ / 8, line = lane_ % 8;
-    const std::uint32_t b =
-        values + static_cast<std::uint32_t>((matrix % 2 * 8 + line) * kRowBytes);
+    const std::uint32_t b = chunk_address(values, matrix % 2 * 8 + line, matrix / 2);
+    weigh(s, 0);
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
       std::uint32_t p[2][4];
@@ -382,11 +405,11 @@ class FlashForward {
 #pragma unroll
         for (int i = 0; i < 4; ++i)
           p[m][i] = T::pack(s[m][2 * k + i / 2][i % 2 * 2], s[m][2 * k + i / 2][i % 2 * 2 + 1]);
+      if (k + 1 < kKeys / 16) weigh(s, k + 1);
 #pragma unroll
       for (int n = 0; n < dim / 16; ++n) {
         std::uint32_t w[4];
-        load_transposed(w, b + k * 16 * kRowBytes +
-                               static_cast<std::uint32_t>(((2 * n + matrix / 2) ^ line) * 16));
+        load_transposed(w, (b ^ 32 * n) + k * 16 * kRowBytes);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           T::multiply(o_[m][2 * n], p[m], w[0], w[1]);
@@ -394,6 +417,7 @@ class FlashForward {
         }
       }
     }
+    add_sums(s);
   }
 
   // --- results ---
@@ -411,24 +435,31 @@ class FlashForward {
   }
 
   __device__ __forceinline__ void finish() {
-    float scale[4];
+    if constexpr (N::row_normalised) load_parameters();
+    // The four lanes of a row saw different keys; merged, each takes one of their four rows.
+    Partial partial;
+    float weight_sum = 0, scale[4] = {1, 1, 1, 1};
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      scale[r] = 1;
-      // The four lanes of a row saw different keys.
 #pragma unroll
       for (int distance = 1; distance <= 2; distance *= 2) {
         if constexpr (N::row_normalised)
           partial_[r] = N::merge(partial_[r], from_lane(partial_[r], distance));
         weight_sum_[r] += __shfl_xor_sync(0xFFFFFFFFu, weight_sum_[r], distance);
       }
-      if constexpr (N::row_normalised) scale[r] = N::scale(partial_[r], parameters_);
-      const int i = warp_first_ + r * 8 + lane_ / 4;
-      if (lane_ % 4 == 0 && i < call_.queries)
-        write_row((std::int64_t{batch_} * call_.heads + head_) * call_.queries + i, partial_[r],
-                  weight_sum_[r] * scale[r]);
+      if (lane_ % 4 == r) partial = partial_[r], weight_sum = weight_sum_[r];
+    }
+    if constexpr (N::row_normalised) {
+      const float own = N::scale(partial, parameters_);
+      weight_sum *= own;
+#pragma unroll
+      for (int r = 0; r < 4; ++r) scale[r] = __shfl_sync(0xFFFFFFFFu, own, lane_ / 4 * 4 + r);
     }
     write_output(scale);
+    const int i = warp_first_ + lane_ % 4 * 8 + lane_ / 4;
+    if (i < call_.queries)
+      write_row((std::int64_t{batch_} * call_.heads + head_) * call_.queries + i, partial,
+                weight_sum);
   }
 
   __device__ __forceinline__ void write_row(std::int64_t at, const Partial& partial,
@@ -451,15 +482,10 @@ class FlashForward {
     for (int r = 0; r < 4; ++r) {
       const int row = r * 8 + lane_ / 4;
 #pragma unroll
-      for (int n = 0; n < kChunks; ++n) {
-        const std::uint32_t at =
-            queries_ +
-            static_cast<std::uint32_t>(row * kRowBytes + (n ^ (row & 7)) * 16 + lane_ % 4 * 4);
-        asm volatile(
-            "st.shared.b32 [%0], %1;" ::"r"(at),
-            "r"(T::pack(o_[r / 2][n][r % 2 * 2] * scale[r], o_[r / 2][n][r % 2 * 2 + 1] * scale[r]))
-            : "memory");
-      }
+      for (int n = 0; n < kChunks; ++n)
+        store_shared(
+            chunk_address(queries_, row, n) + static_cast<std::uint32_t>(lane_ % 4 * 4),
+            T::pack(o_[r / 2][n][r % 2 * 2] * scale[r], o_[r / 2][n][r % 2 * 2 + 1] * scale[r]));
     }
     __syncwarp();
     const RowTensor& o = call_.o;
@@ -501,7 +527,7 @@ class FlashForward {
 template <class S, class N, class T, int dim>
 __global__ void __launch_bounds__(FlashForward<S, N, T, dim>::kThreads, 2)
     flash_forward_kernel(const __grid_constant__ FlashForwardCall call) {
-  extern __shared__ __align__(128) unsigned char shared[];
+  extern __shared__ __align__(1024) unsigned char shared[];
   FlashForward<S, N, T, dim>(call, shared_address(shared)).run();
 }
 

@@ -106,6 +106,17 @@ __device__ __forceinline__ void store_shared(std::uint32_t to, const std::uint32
                : "memory");
 }
 
+__device__ __forceinline__ void store_shared(std::uint32_t to, std::uint32_t word) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
+}
+
+__device__ __forceinline__ void load_shared(float& first, float& second, std::uint32_t from) {
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+               : "=f"(first), "=f"(second)
+               : "r"(from)
+               : "memory");
+}
+
 __device__ __forceinline__ void load_shared(std::uint32_t (&words)[4], std::uint32_t from) {
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])

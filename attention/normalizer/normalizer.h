@@ -47,6 +47,10 @@
 //   delta_term(element, row, parameters)      DeltaRule::weight_sum only
 //   dscore(element, delta, row, parameters)   the gradient of the score
 //
+// Where the score is a product, optional and for GPUs, whose exp takes a factor for nothing:
+//   term_of_product(x, factor, partial)       term(factor * x, partial)
+//   weight_of_product(x, factor, row, parameters)
+//
 // Gradients of the parameters, summed over rows by the caller in A
 //   element_gradient(k, element, dscore, row, parameters) -> T    has_element_gradients
 //   row_gradients(A* sum, delta, row, parameters)       has_row_gradients: adds to sum[k]

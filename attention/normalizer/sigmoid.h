@@ -42,6 +42,12 @@ struct Sigmoid {
   }
 
   template <class T, class A>
+  QF_HOST_DEVICE static T weight_of_product(T x, T factor, const Row<A>&,
+                                            const Parameters<A>& parameters) {
+    return math::sigmoid_affine(x, factor, T(parameters.bias));
+  }
+
+  template <class T, class A>
   QF_HOST_DEVICE static T dscore(const Element<T>& element, T, const Row<A>&,
                                  const Parameters<A>&) {
     return element.weight * (1 - element.weight) * element.dweight;

@@ -63,6 +63,11 @@ struct SoftmaxN {
     return math::exp(score - T(finite_or_zero(partial.max)));
   }
 
+  template <class T, class A>
+  QF_HOST_DEVICE static T term_of_product(T x, T factor, const Partial<A>& partial) {
+    return math::exp_affine(x, factor, -T(finite_or_zero(partial.max)));
+  }
+
   template <class A>
   QF_HOST_DEVICE static void add(Partial<A>& partial, A sum) {
     partial.sum += sum;
