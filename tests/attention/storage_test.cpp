@@ -94,7 +94,7 @@ TEST(Storage, TypesThatDoNotGoTogetherAreRefused) {
             "attention bias: type bf16, expected f32");
   EXPECT_EQ(message(&AttentionProblem::lse, DType::bf16), "attention lse: type bf16, expected f32");
   EXPECT_EQ(message(&AttentionProblem::q, DType::f16),
-            "attention q: type f16, expected f32, f64 or bf16");
+            "attention q: type f16, expected f32, f64 or bf16 (f16 on a GPU)");
 }
 
 }  // namespace
