@@ -23,14 +23,8 @@ QF_HOST_DEVICE float bits_to_float(std::uint32_t bits) {
 }
 
 /// e^x for float, at most 2 ulp off (checked over all floats by a test); 0 below about -103.97,
-/// +inf above 88.73, exact for -inf; NaN stays NaN. On a GPU two instructions: relative error up to
-/// 2^-22 + |x| 2^-24, and 0 below about -87.3.
+/// +inf above 88.73, exact for -inf; NaN stays NaN.
 QF_HOST_DEVICE float exp(float x) {
-#if defined(__CUDA_ARCH__)
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * 1.44269504088896341f));
-  return result;
-#else
   // x = n ln 2 + r with |r| <= ln2/2; ln 2 in two parts so that n * high is exact (Cody and Waite).
   const float bounded = x < -104.0f ? -104.0f : (x > 89.0f ? 89.0f : x);
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
@@ -51,15 +45,14 @@ QF_HOST_DEVICE float exp(float x) {
   const float s1 = bits_to_float(static_cast<std::uint32_t>(half + 127) << 23);
   const float s2 = bits_to_float(static_cast<std::uint32_t>(exponent - half + 127) << 23);
   return x != x ? x : p * s1 * s2;
-#endif
 }
 
 QF_HOST_DEVICE double exp(double x) {
   return std::exp(x);
 }
 
-/// e^(a x + b). On a GPU two instructions when a and b change less often than x; the rounding of
-/// a x and b adds a relative error of up to (|a x| + |b|) 2^-23.
+/// e^(a x + b). On a GPU two instructions when a and b change less often than x: relative error up
+/// to 2^-22 + (|a x| + |b|) 2^-23, and 0 below about -87.3.
 QF_HOST_DEVICE float exp_affine(float x, float a, float b) {
 #if defined(__CUDA_ARCH__)
   constexpr float kLog2e = 1.44269504088896341f;
@@ -92,8 +85,7 @@ QF_HOST_DEVICE T sigmoid(T x) {
 
 /// sigmoid(a x + b). On a GPU four instructions; e^-(a x + b) overflows only where the result is 0
 /// to float.
-template <class T>
-QF_HOST_DEVICE T sigmoid_affine(T x, T a, T b) {
+QF_HOST_DEVICE float sigmoid_affine(float x, float a, float b) {
 #if defined(__CUDA_ARCH__)
   float result;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.0f + exp_affine(x, -a, -b)));
@@ -101,6 +93,9 @@ QF_HOST_DEVICE T sigmoid_affine(T x, T a, T b) {
 #else
   return sigmoid(a * x + b);
 #endif
+}
+QF_HOST_DEVICE double sigmoid_affine(double x, double a, double b) {
+  return sigmoid(a * x + b);
 }
 
 /// tanh through e^(-2|x|); absolute error below 1e-7 in float.
