@@ -8,6 +8,7 @@
 //         pack the panel                it stays in the second-level cache, a strip in the first
 //         for strips of A: C (strip, panel) += strip * panel
 //
+// gemm_serial runs inside a chunk: Eigen must not start threads of its own.
 #define EIGEN_DONT_PARALLELIZE
 // Eigen's packing buffers in gemm_serial fit the stack, so that a training step allocates nothing.
 #define EIGEN_STACK_ALLOCATION_LIMIT (2 * 1024 * 1024)

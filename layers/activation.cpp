@@ -11,17 +11,6 @@ void check_alike(const Tensor& a, const Tensor& b) {
   QF_EXPECTS(a.shape == b.shape && a.dtype == b.dtype && a.contiguous() && b.contiguous());
 }
 
-/// body.operator()<T, Form>() for the type and the form.
-template <class Body>
-void dispatch_gelu(DType dtype, GeluForm form, const Body& body) {
-  dispatch_floating(dtype, [&]<class T>() {
-    if (form == GeluForm::tanh)
-      body.template operator()<T, TanhGelu<T>>();
-    else
-      body.template operator()<T, ErfGelu<T>>();
-  });
-}
-
 }  // namespace
 
 void gelu_forward(const Context& ctx, GeluForm form, const Tensor& y, const Tensor& x) {

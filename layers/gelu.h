@@ -4,7 +4,9 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/dtype.h"
 #include "core/math.h"
+#include "layers/activation.h"
 
 namespace quietformer {
 
@@ -62,5 +64,16 @@ struct ErfGelu {
     return normal.cdf + x * normal.density;
   }
 };
+
+/// body.operator()<T, Form>() for the type and the form.
+template <class Body>
+void dispatch_gelu(DType dtype, GeluForm form, const Body& body) {
+  dispatch_floating(dtype, [&]<class T>() {
+    if (form == GeluForm::tanh)
+      body.template operator()<T, TanhGelu<T>>();
+    else
+      body.template operator()<T, ErfGelu<T>>();
+  });
+}
 
 }  // namespace quietformer

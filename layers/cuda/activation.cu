@@ -31,17 +31,6 @@ __global__ void swiglu_backward_kernel(T* d_gate, T* d_up, const T* dy, const T*
   }
 }
 
-/// body.operator()<T, Form>() for the type and the form.
-template <class Body>
-void dispatch_gelu(DType dtype, GeluForm form, const Body& body) {
-  dispatch_floating(dtype, [&]<class T>() {
-    if (form == GeluForm::tanh)
-      body.template operator()<T, TanhGelu<T>>();
-    else
-      body.template operator()<T, ErfGelu<T>>();
-  });
-}
-
 }  // namespace
 
 void gelu_forward(const Context& ctx, GeluForm form, const Tensor& y, const Tensor& x) {

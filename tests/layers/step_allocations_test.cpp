@@ -96,7 +96,7 @@ long allocations_of_a_step(const AttentionConfig& attention, DType dtype, int th
     gpt.gpt.forward_loss(gpt.ctx, gpt.tokens, gpt.targets);
     gpt.gpt.backward(gpt.ctx);
   };
-  step();  // OpenMP starts its threads at the first parallel region
+  step();  // the pool starts its threads at the first parallel section
   const long before = allocations;
   step();
   return allocations - before;
