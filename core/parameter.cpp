@@ -51,10 +51,17 @@ void fill(const Tensor& value, const Init& init, RandomKey key) {
 
 }  // namespace
 
+ParameterList::ParameterList(DType dtype, Device device) : dtype_(dtype), device_(device) {
+  if (dtype != master_dtype() && device.type == DeviceType::cpu)
+    throw InputError(std::string(name_of(dtype)) +
+                     " parameters: found the CPU, which computes in f32 and f64; expected a GPU");
+}
+
 Parameter ParameterList::add(std::string name, const Shape& shape, Init init) {
   Parameter p;
   p.value = values_.declare(name, dtype_, shape);
-  p.grad = grads_.declare(name, dtype_, shape);
+  p.master = dtype_ == master_dtype() ? p.value : masters_.declare(name, master_dtype(), shape);
+  p.grad = grads_.declare(name, master_dtype(), shape);
   p.init = init;
   p.decay = shape.rank >= 2 ? Decay::yes : Decay::no;
   p.name = std::move(name);
@@ -64,30 +71,49 @@ Parameter ParameterList::add(std::string name, const Shape& shape, Init init) {
 
 void ParameterList::commit() {
   values_.commit();
+  if (dtype_ != master_dtype()) masters_.commit();
   grads_.commit();
 }
 
 void ParameterList::initialise(std::uint64_t seed) {
   zero_grad();
   for (const Parameter& p : parameters_) {
-    const Tensor value = p.value;
+    const Tensor master = p.master;
     const RandomKey key = stream_key(seed, RandomPurpose::initialisation, name_hash(p.name), 0);
     if (device_.type == DeviceType::cpu) {
-      fill(value, p.init, key);
+      fill(master, p.init, key);
     } else {
-      const OwnedTensor host(dtype_, value.shape);
+      const OwnedTensor host(master.dtype, master.shape);
       fill(host, p.init, key);
-      cuda::copy(value, host);
+      cuda::copy(master, host);
     }
   }
+  if (dtype_ == master_dtype()) return;
+  Context ctx;
+  ctx.device = device_;
+  update_values(ctx);
+  cuda::synchronize(device_);
+}
+
+void ParameterList::zero_grad(const Context& ctx) {
+  QF_EXPECTS(ctx.device == device_);
+  const Tensor grads = grads_.flat(master_dtype());
+  if (device_.type == DeviceType::cpu) return fill_zero(grads);
+  cuda::fill(ctx, grads, 0);
 }
 
 void ParameterList::zero_grad() {
-  const Tensor grads = grads_.flat(dtype_);
-  if (device_.type == DeviceType::cpu) return fill_zero(grads);
   Context ctx;
   ctx.device = device_;
-  cuda::fill(ctx, grads, 0);
+  if (device_.type == DeviceType::cuda) cuda::synchronize(device_);
+  zero_grad(ctx);
+  if (device_.type == DeviceType::cuda) cuda::synchronize(device_);
+}
+
+void ParameterList::update_values(const Context& ctx) {
+  QF_EXPECTS(ctx.device == device_);
+  if (dtype_ == master_dtype()) return;
+  cuda::convert(ctx, values_.flat(dtype_), masters_.flat(master_dtype()));
 }
 
 const Parameter* ParameterList::find(std::string_view name) const {

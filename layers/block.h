@@ -68,6 +68,9 @@ class Block {
   void forward(const Context& ctx, const Tensor& y, const Tensor& x);
   /// In place: `gradient` is that of y before and that of x after.
   void backward(const Context& ctx, const Tensor& gradient);
+  void set_schedule_step(const Context& ctx, std::int64_t step) {
+    attention_.set_schedule_step(ctx, step);
+  }
   void set_schedule_step(std::int64_t step) { attention_.set_schedule_step(step); }
 
  private:

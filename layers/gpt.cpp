@@ -43,7 +43,7 @@ Gpt::Gpt(const ModelConfig& model, const AttentionConfig& attention, ParameterLi
       dropout_{model_.dropout, 0, DropoutSite::embedding},
       embedding_(parameters, embedding_of(model_)) {
   if (find_position(model_.position) == PositionKind::rotary)
-    rotary_.emplace(dtype_, model_, attention);
+    rotary_.emplace(parameters.master_dtype(), model_, attention, parameters.device());
   blocks_.reserve(static_cast<std::size_t>(model_.layers));
   for (std::int64_t layer = 0; layer < model_.layers; ++layer)
     blocks_.emplace_back(parameters, fmt::format("blocks.{}", layer), model_, attention,
@@ -140,6 +140,10 @@ void Gpt::backward(const Context& ctx, double loss_scale) {
   for (std::size_t i = blocks_.size(); i-- > 0;) blocks_[i].backward(ctx, gradient);
   dropout_apply(ctx, dropout_, gradient, gradient);
   embedding_.backward(ctx, gradient);
+}
+
+void Gpt::set_schedule_step(const Context& ctx, std::int64_t step) {
+  for (Block& block : blocks_) block.set_schedule_step(ctx, step);
 }
 
 void Gpt::set_schedule_step(std::int64_t step) {

@@ -49,7 +49,9 @@ class Gpt {
   /// in forward_loss(), and ctx's mode and random state too.
   void backward(const Context& ctx, double loss_scale = 1);
 
-  /// Moves scheduled attention parameters (n, sigmoid_bias) to optimizer step `step`.
+  /// Moves scheduled attention parameters (n, sigmoid_bias) to optimizer step `step`, in the order
+  /// of ctx.stream's work; without a context waits for the whole GPU.
+  void set_schedule_step(const Context& ctx, std::int64_t step);
   void set_schedule_step(std::int64_t step);
 
   const ModelConfig& config() const { return model_; }

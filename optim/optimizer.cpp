@@ -27,10 +27,11 @@ struct Range {
 };
 
 std::vector<Range> ranges_of(const ParameterList& parameters) {
-  const char* base = static_cast<const char*>(parameters.values().flat(parameters.dtype()).data);
+  const char* base =
+      static_cast<const char*>(parameters.masters().flat(parameters.master_dtype()).data);
   std::vector<Range> ranges;
   for (const Parameter& p : parameters.all()) {
-    const Tensor value = p.value;
+    const Tensor value = p.master;
     const std::int64_t begin = (static_cast<const char*>(value.data) - base) / size_of(value.dtype);
     if (!ranges.empty() && ranges.back().end == begin && ranges.back().decay == p.decay) {
       ranges.back().end += value.count();

@@ -55,6 +55,7 @@ void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, co
   const std::int64_t k = ta == Transpose::no ? a.shape[1] : a.shape[0];
   const CurrentDevice current(ctx.device);
   const cublasHandle_t handle = handle_of(ctx.device);
+  check_cublas(cublasSetStream(handle, ctx.stream), "choosing a stream", ctx.device);
   // cuBLAS stores columns together: it sees C^T = op(B)^T op(A)^T.
   dispatch_floating(c.dtype, [&]<class T>() {
     constexpr bool kDouble = std::is_same_v<T, double>;

@@ -3,22 +3,9 @@
 
 #include <cstdint>
 
-#include "core/cuda/launch.h"
+#include "core/cuda/storage.cuh"
 
 namespace quietformer::cuda {
-
-/// Neighbouring elements that one access moves.
-template <class T>
-struct alignas(16) Pack {
-  static constexpr int kSize = 16 / sizeof(T);
-  T value[kSize];
-};
-
-/// Whether all these start where a Pack may.
-template <class... T>
-bool starts_pack(const T*... data) {
-  return ((reinterpret_cast<std::uintptr_t>(data) % 16 == 0) && ...);
-}
 
 template <class T, class F, class... Packs>
 __device__ Pack<T> map_pack(const F& f, const Packs&... in) {

@@ -118,7 +118,7 @@ void dropout_apply(const Context& ctx, const Dropout& dropout, const Tensor& y, 
   const CurrentDevice current(ctx.device);
   if (!active(ctx, dropout)) {
     check_cuda(cudaMemcpyAsync(y.data, x.data, static_cast<std::size_t>(x.bytes()),
-                               cudaMemcpyDeviceToDevice),
+                               cudaMemcpyDeviceToDevice, ctx.stream),
                "dropout", ctx.device);
     return;
   }
