@@ -8,7 +8,6 @@
 
 #include "analysis/glob.h"
 #include "analysis/gpu_sites.h"
-#include "analysis/merge.h"
 #include "analysis/site_cut.h"
 #include "core/parallel.h"
 
@@ -37,11 +36,22 @@ std::string_view mass_suffix(std::string_view name) {
 }  // namespace
 
 void SampleSums::add(const Moments& sample) {
-  add_sample(*this, sample);
+  if (sample.count == 0) return;
+  ++samples;
+  kurtosis += sample.kurtosis();
+  skewness += sample.skewness();
+  variance += sample.variance();
+  mean += sample.mean;
+  pooled.merge(sample);
 }
 
 void SampleSums::merge(const SampleSums& other) {
-  merge_sums(*this, other);
+  samples += other.samples;
+  kurtosis += other.kurtosis;
+  skewness += other.skewness;
+  variance += other.variance;
+  mean += other.mean;
+  pooled.merge(other.pooled);
 }
 
 double SampleSums::average(double SampleSums::*sum) const {

@@ -4,8 +4,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "core/cuda/memory.h"
-
 namespace quietformer {
 namespace {
 
@@ -13,16 +11,10 @@ static_assert(std::is_trivially_copyable_v<SampleSums> && std::is_trivially_copy
 
 constexpr std::int64_t kFirstSums = 256;  // room to begin with
 
-OwnedTensor sums_tensor(std::int64_t count, Device device) {
-  return {DType::u8, {count * static_cast<std::int64_t>(sizeof(SampleSums))}, device};
-}
+constexpr std::int64_t kSumsBytes = sizeof(SampleSums);
 
-SampleSums* sums_in(const OwnedTensor& tensor) {
-  return static_cast<SampleSums*>(tensor.view().data);
-}
-
-std::int64_t room_in(const OwnedTensor& tensor) {
-  return tensor.view().count() / static_cast<std::int64_t>(sizeof(SampleSums));
+SampleSums* sums_in(const Tensor& tensor) {
+  return static_cast<SampleSums*>(tensor.data);
 }
 
 }  // namespace
@@ -35,16 +27,13 @@ void GpuSites::begin_step() {
 void GpuSites::make_room(Site& site, std::int64_t count) {
   site.first_sums = std::exchange(sums_used_, sums_used_ + count);
   site.sums_count = count;
-  if (sums_.view() && sums_used_ <= room_in(sums_)) return;
-  const std::int64_t room =
-      std::max({kFirstSums, 2 * (sums_.view() ? room_in(sums_) : 0), sums_used_});
-  OwnedTensor larger = sums_tensor(room, ctx_.device);
-  if (sums_.view()) {
-    const std::int64_t bytes = sums_.view().count();
-    cuda::copy(larger.view().slice(0, 0, bytes), sums_);
-  }
+  const std::int64_t had = sums_.view() ? sums_.view().count() : 0;
+  if (sums_used_ * kSumsBytes <= had) return;
+  const Shape room{std::max({kFirstSums * kSumsBytes, 2 * had, sums_used_ * kSumsBytes})};
+  OwnedTensor larger(DType::u8, room, ctx_.device);
+  if (had > 0) cuda::copy(larger.view().slice(0, 0, had), sums_);
   sums_ = std::move(larger);
-  host_sums_ = sums_tensor(room, {});
+  host_sums_ = cuda::PinnedTensor(DType::u8, room, ctx_.device);
 }
 
 void GpuSites::record(const Context& ctx, std::size_t index, const Tensor& value,
@@ -60,7 +49,7 @@ void GpuSites::record(const Context& ctx, std::size_t index, const Tensor& value
   QF_EXPECTS(site.sums_count == sums_count);
   SiteParts& parts = site.recorded;
   parts.samples = cut.samples, parts.units = cut.units;
-  parts.parts_of_unit = cuda::parts_of_unit(cut);
+  parts.parts_of_unit = cuda::parts_of_unit(cut, value.dtype);
   parts.heads = heads;
   const std::int64_t bytes = parts.samples * parts.units * parts.parts_of_unit *
                              static_cast<std::int64_t>(sizeof(Moments));
@@ -89,8 +78,9 @@ void GpuSites::read(std::vector<SiteStatistics>& sites) {
   add_samples();
   if (std::none_of(sites_.begin(), sites_.end(), [](const Site& site) { return site.seen; }))
     return;
-  const std::int64_t bytes = sums_used_ * static_cast<std::int64_t>(sizeof(SampleSums));
-  cuda::copy(host_sums_.view().slice(0, 0, bytes), sums_.view().slice(0, 0, bytes));
+  const std::int64_t bytes = sums_used_ * kSumsBytes;
+  cuda::copy_async(ctx_, host_sums_.view().slice(0, 0, bytes), sums_.view().slice(0, 0, bytes));
+  cuda::synchronize(ctx_);
   for (std::size_t i = 0; i < sites_.size(); ++i) {
     if (!std::exchange(sites_[i].seen, false)) continue;
     const SampleSums* sums = sums_in(host_sums_) + sites_[i].first_sums;

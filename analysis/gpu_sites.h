@@ -6,6 +6,7 @@
 
 #include "analysis/cuda/operations.h"
 #include "core/buffer.h"
+#include "core/cuda/memory.h"
 
 namespace quietformer {
 
@@ -22,7 +23,7 @@ class GpuSites {
               const Tensor& validity, const OutlierLimits& limits, bool heads);
   /// Adds what was recorded to the sums of the step.
   void add_samples();
-  /// Waits for the GPU and adds the sums of the step to `sites`, once.
+  /// Waits for the stream of the last record() and adds the sums of the step to `sites`, once.
   void read(std::vector<SiteStatistics>& sites);
 
  private:
@@ -41,7 +42,7 @@ class GpuSites {
   std::vector<std::size_t> recorded_;  // since the last add_samples()
   std::vector<SiteParts> jobs_;        // of add_samples(), to reuse its memory
   OwnedTensor sums_;                   // SampleSums on the GPU
-  OwnedTensor host_sums_;
+  cuda::PinnedTensor host_sums_;
   std::int64_t sums_used_ = 0;
 };
 

@@ -1,9 +1,9 @@
-// The arithmetic of Moments and SampleSums that the CPU and GPUs share. Internal to analysis/.
+// The arithmetic of Moments that the CPU and GPUs share. Internal to analysis/.
 #pragma once
 
 #include <cmath>
 
-#include "analysis/activation_statistics.h"
+#include "analysis/moments.h"
 #include "core/dtype.h"
 
 namespace quietformer {
@@ -42,25 +42,6 @@ QF_HOST_DEVICE double skewness_of(const Moments& m) {
 QF_HOST_DEVICE double kurtosis_of(const Moments& m) {
   // Divided twice: m2 * m2 would underflow for numbers around 1e-80.
   return (m.m4 / m.m2) * (static_cast<double>(m.count) / m.m2) - 3;
-}
-
-/// SampleSums::add and SampleSums::merge.
-QF_HOST_DEVICE void add_sample(SampleSums& sums, const Moments& sample) {
-  if (sample.count == 0) return;
-  ++sums.samples;
-  sums.kurtosis += kurtosis_of(sample);
-  sums.skewness += skewness_of(sample);
-  sums.variance += variance_of(sample);
-  sums.mean += sample.mean;
-  merge_moments(sums.pooled, sample);
-}
-QF_HOST_DEVICE void merge_sums(SampleSums& sums, const SampleSums& other) {
-  sums.samples += other.samples;
-  sums.kurtosis += other.kurtosis;
-  sums.skewness += other.skewness;
-  sums.variance += other.variance;
-  sums.mean += other.mean;
-  merge_moments(sums.pooled, other.pooled);
 }
 
 }  // namespace quietformer

@@ -4,7 +4,7 @@
 
 namespace quietformer::cuda {
 
-std::int64_t parts_of_unit(const SiteCut&) {
+std::int64_t parts_of_unit(const SiteCut&, DType) {
   throw RunError(unavailable());
 }
 void site_moments(const Context&, Moments*, const Tensor&, const SiteCut&, const Tensor&,

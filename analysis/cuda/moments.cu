@@ -1,31 +1,19 @@
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "analysis/cuda/operations.h"
-#include "core/cuda/map.cuh"
 #include "core/cuda/reduce.cuh"
+#include "core/cuda/storage.cuh"
 #include "core/math.h"
 
 namespace quietformer::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr int kValues = static_cast<int>(kPartValues) / kThreads;  // of a thread
 
-/// The type a stored number is computed in.
+/// Numbers of a thread, enough for what every thread does besides them to weigh little; and of a
+/// block.
 template <class S>
-struct Computed {
-  using Type = float;
-};
-template <>
-struct Computed<double> {
-  using Type = double;
-};
-
+constexpr int kValues = kSixteenBit<S> ? 64 : 32;
 template <class S>
-__device__ typename Computed<S>::Type compute(S value) {
-  return static_cast<typename Computed<S>::Type>(value);
-}
+constexpr std::int64_t kPartValues = std::int64_t{kValues<S>} * kThreads;
 
 /// x < low exactly if x is below the double that low came from, and x > high likewise.
 template <class C>
@@ -40,6 +28,34 @@ __device__ Limits<double> limits_for(const OutlierLimits& limits, double) {
   return {limits.magnitude, limits.low, limits.high};
 }
 
+// One instruction each; NaN gives way to numbers.
+__device__ float smaller(float a, float b) {
+  return fminf(a, b);
+}
+__device__ double smaller(double a, double b) {
+  return fmin(a, b);
+}
+__device__ float larger(float a, float b) {
+  return fmaxf(a, b);
+}
+__device__ double larger(double a, double b) {
+  return fmax(a, b);
+}
+
+/// Powers of two that bring `radius` near 1, without the extremes of the type.
+__device__ int exponent_of(float radius) {
+  return max(-120, min(120, (__float_as_int(radius) >> 23 & 0xff) - 127));
+}
+__device__ int exponent_of(double radius) {
+  return isfinite(radius) && radius > 0 ? max(-900, min(900, ilogb(radius))) : 0;
+}
+__device__ float power_of_two(int exponent, float) {
+  return __int_as_float((127 + exponent) << 23);
+}
+__device__ double power_of_two(int exponent, double) {
+  return ldexp(1.0, exponent);
+}
+
 /// kPack neighbouring elements, one load.
 template <class S, int kPack>
 struct alignas(sizeof(S) * kPack) Load {
@@ -49,9 +65,9 @@ struct alignas(sizeof(S) * kPack) Load {
 /// A thread's numbers as they lie in memory. kept: bit j says whether load[j] counts.
 template <class S, int kPack>
 struct Values {
-  static constexpr int kLoads = kValues / kPack;
+  static constexpr int kLoads = kValues<S> / kPack;
   Load<S, kPack> load[kLoads];
-  std::uint32_t kept = 0;
+  std::conditional_t<(kLoads > 32), std::uint64_t, std::uint32_t> kept = 0;
 
   /// f(x) for every number that counts.
   template <class F>
@@ -60,11 +76,11 @@ struct Values {
     for (int j = 0; j < kLoads; ++j) {
       if ((kept >> j & 1) == 0) continue;
 #pragma unroll
-      for (int i = 0; i < kPack; ++i) f(compute(load[j].value[i]));
+      for (int i = 0; i < kPack; ++i) f(widen(load[j].value[i]));
     }
   }
   __device__ int count() const {
-    return __popc(kept) * kPack;
+    return __popcll(kept) * kPack;
   }
 };
 
@@ -77,7 +93,7 @@ struct Unit {
   std::uint32_t loads_of_row;
 
   __device__ void read(Values<S, kPack>& values, std::int64_t part) const {
-    const std::int64_t first = part * (kPartValues / kPack) + threadIdx.x;
+    const std::int64_t first = part * (kPartValues<S> / kPack) + threadIdx.x;
 #pragma unroll
     for (int j = 0; j < Values<S, kPack>::kLoads; ++j) {
       const std::int64_t at = first + j * kThreads;
@@ -89,39 +105,36 @@ struct Unit {
         from = data + row * stride + (at - row * loads_of_row) * kPack;
       }
       values.load[j] = *reinterpret_cast<const Load<S, kPack>*>(from);
-      values.kept |= 1u << j;
+      values.kept |= decltype(values.kept){1} << j;
     }
   }
 };
 
+/// `sum` only has to lead near the mean: what it is off by, the powers correct.
 template <class C>
-struct Extent {
-  double sum;
-  C low, high;
+struct alignas(16) Extent {
+  C sum, low, high;
   int count;
 };
 
 /// Over the block; every thread gets the result. A NaN shows in the sum alone.
 template <class C>
 __device__ Extent<C> block_extent(Extent<C> x) {
-  __shared__ double sum[kWarps];
-  __shared__ C low[kWarps], high[kWarps];
-  __shared__ int count[kWarps];
-  const int warp = threadIdx.x / kWarp;
+  __shared__ Extent<C> part[kWarps];
   x.sum = warp_reduce(x.sum, Plus());
-  x.low = warp_reduce(x.low, [](C a, C b) { return b < a ? b : a; });
-  x.high = warp_reduce(x.high, [](C a, C b) { return b > a ? b : a; });
+  x.low = warp_reduce(x.low, [](C a, C b) { return smaller(a, b); });
+  x.high = warp_reduce(x.high, [](C a, C b) { return larger(a, b); });
   x.count = warp_reduce(x.count, Plus());
-  if (threadIdx.x % kWarp == 0)
-    sum[warp] = x.sum, low[warp] = x.low, high[warp] = x.high, count[warp] = x.count;
+  if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = x;
   __syncthreads();
-  x = {sum[0], low[0], high[0], count[0]};
+  x = part[0];
 #pragma unroll
   for (int w = 1; w < kWarps; ++w) {
-    x.sum += sum[w];
-    x.low = low[w] < x.low ? low[w] : x.low;
-    x.high = high[w] > x.high ? high[w] : x.high;
-    x.count += count[w];
+    const Extent<C> other = part[w];
+    x.sum += other.sum;
+    x.low = smaller(x.low, other.low);
+    x.high = larger(x.high, other.high);
+    x.count += other.count;
   }
   return x;
 }
@@ -132,26 +145,32 @@ struct Powers {
   double s1, s2, s3, s4;
 };
 
-/// Over the block; the first thread gets the result.
-__device__ Powers block_powers(Powers p) {
-  __shared__ Powers part[kWarps];
-  p.s1 = warp_reduce(p.s1, Plus());
-  p.s2 = warp_reduce(p.s2, Plus());
-  p.s3 = warp_reduce(p.s3, Plus());
-  p.s4 = warp_reduce(p.s4, Plus());
-  if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = p;
-  __syncthreads();
-  if (threadIdx.x != 0) return p;
-  p = part[0];
-  for (int w = 1; w < kWarps; ++w) {
-    p.s1 += part[w].s1, p.s2 += part[w].s2;
-    p.s3 += part[w].s3, p.s4 += part[w].s4;
-  }
-  return p;
+/// All four sums over a warp by six exchanges: halves and quarters of the warp first share out
+/// which sum they go on with. Lane 8 k gets sum k.
+__device__ double warp_powers(const Powers& p) {
+  constexpr unsigned kAll = 0xffffffffu;
+  const bool upper = (threadIdx.x & 16) != 0, odd = (threadIdx.x & 8) != 0;
+  const double a = (upper ? p.s3 : p.s1) + __shfl_xor_sync(kAll, upper ? p.s1 : p.s3, 16);
+  const double b = (upper ? p.s4 : p.s2) + __shfl_xor_sync(kAll, upper ? p.s2 : p.s4, 16);
+  double sum = (odd ? b : a) + __shfl_xor_sync(kAll, odd ? a : b, 8);
+  for (int distance = 4; distance > 0; distance /= 2) sum += __shfl_xor_sync(kAll, sum, distance);
+  return sum;
 }
 
-/// Moves the moments to the true mean, which is off the centre by what rounding it to C took, and
-/// undoes the scaling.
+/// Over the block; the first thread gets the result.
+__device__ Powers block_powers(const Powers& p) {
+  __shared__ double part[kWarps][4];
+  const double sum = warp_powers(p);
+  if (threadIdx.x % 8 == 0) part[threadIdx.x / kWarp][threadIdx.x % kWarp / 8] = sum;
+  __syncthreads();
+  double total[4] = {};
+  if (threadIdx.x == 0)
+    for (int w = 0; w < kWarps; ++w)
+      for (int k = 0; k < 4; ++k) total[k] += part[w][k];
+  return {total[0], total[1], total[2], total[3]};
+}
+
+/// Moves the moments to the true mean, which is a little off the centre, and undoes the scaling.
 __device__ void set_moments(Moments& m, const Powers& p, double centre, int exponent) {
   const double n = static_cast<double>(m.count), d = p.s1 / n, d2 = d * d;
   m.mean = centre + ldexp(d, exponent);
@@ -161,10 +180,9 @@ __device__ void set_moments(Moments& m, const Powers& p, double centre, int expo
 }
 
 template <class S, int kPack>
-__device__ Powers powers_of(const Values<S, kPack>& values, typename Computed<S>::Type centre,
-                            int exponent) {
-  using C = typename Computed<S>::Type;
-  const C scale = ldexp(C(1), -exponent), shift = -centre * scale;
+__device__ Powers powers_of(const Values<S, kPack>& values, Compute<S> centre, int exponent) {
+  using C = Compute<S>;
+  const C scale = power_of_two(-exponent, C()), shift = -centre * scale;
   C s1 = 0, s2 = 0, s3 = 0, s4 = 0;
   values.each([&](C x) {
     const C d = fma(x, scale, shift), d2 = d * d;
@@ -176,49 +194,55 @@ __device__ Powers powers_of(const Values<S, kPack>& values, typename Computed<S>
   return {double(s1), double(s2), double(s3), double(s4)};
 }
 
-/// All threads call; the first one gets the moments.
+/// All threads call, with the extent of the whole block; the first one gets the counts.
 template <class S, int kPack>
-__device__ Moments moments_of(const Values<S, kPack>& values, const OutlierLimits& given) {
-  using C = typename Computed<S>::Type;
-  C sum = 0, low = math::kInfinity<C>, high = -math::kInfinity<C>;
-  values.each([&](C x) {
-    sum += x;
-    low = x < low ? x : low;
-    high = x > high ? x : high;
-  });
-  const Extent<C> all = block_extent<C>({double(sum), low, high, values.count()});
-  Moments m;
-  m.count = all.count;
-  if (all.count == 0) return m;
-  m.max_abs = fmax(fabs(double(all.low)), fabs(double(all.high)));
-  // Both conditions are those of the whole block, and mostly false.
+__device__ void count_outliers(Moments& m, const Values<S, kPack>& values,
+                               const Extent<Compute<S>>& all, const OutlierLimits& given) {
+  using C = Compute<S>;
   if (!isfinite(all.sum)) {
     int is_nan = 0;
     values.each([&](C x) { is_nan |= x != x; });
     if (__syncthreads_or(is_nan) != 0) m.max_abs = math::kNaN<double>;
   }
   const Limits<C> limits = limits_for(given, C());
-  const C largest = all.high > -all.low ? all.high : -all.low;
-  if (largest > limits.magnitude || all.low < limits.low || all.high > limits.high) {
-    int beyond = 0, outside = 0;
-    values.each([&](C x) {
-      beyond += fabs(x) > limits.magnitude;
-      outside += (x < limits.low) + (x > limits.high);
-    });
-    // At most kPartValues of each: both fit one word.
-    const int both = block_reduce<kThreads>(outside << 16 | beyond, Plus());
-    m.beyond_magnitude = both & 0xffff;
-    m.outside = both >> 16;
-  }
+  if (!(larger(all.high, -all.low) > limits.magnitude) && !(all.low < limits.low) &&
+      !(all.high > limits.high))
+    return;
+  int beyond = 0, outside = 0;
+  values.each([&](C x) {
+    beyond += fabs(x) > limits.magnitude;
+    outside += x < limits.low || x > limits.high;
+  });
+  // At most kPartValues of each: both fit one word.
+  const int both = block_reduce<kThreads>(outside << 16 | beyond, Plus());
+  m.beyond_magnitude = both & 0xffff;
+  m.outside = both >> 16;
+}
+
+/// All threads call; the first one gets the moments.
+template <class S, int kPack>
+__device__ Moments moments_of(const Values<S, kPack>& values, const OutlierLimits& limits) {
+  using C = Compute<S>;
+  C sum = 0, low = math::kInfinity<C>, high = -math::kInfinity<C>;
+  values.each([&](C x) {
+    sum += x;
+    low = smaller(low, x);
+    high = larger(high, x);
+  });
+  const Extent<C> all = block_extent<C>({sum, low, high, values.count()});
+  Moments m;
+  m.count = all.count;
+  if (all.count == 0) return m;
+  m.max_abs = fabs(static_cast<double>(larger(-all.low, all.high)));
+  count_outliers(m, values, all, limits);
   if (all.low == all.high && isfinite(all.sum)) {
     m.mean = all.low;  // a constant: exactly no variance
     return m;
   }
-  const C centre = static_cast<C>(all.sum / all.count);
-  const C radius = fmax(fabs(all.low - centre), fabs(all.high - centre));
-  const int exponent = isfinite(radius) && radius > 0 ? max(-120, min(120, ilogb(radius))) : 0;
+  const C centre = all.sum / static_cast<C>(all.count);
+  const int exponent = exponent_of(larger(centre - all.low, all.high - centre));
   const Powers powers = block_powers(powers_of(values, centre, exponent));
-  if (threadIdx.x == 0) set_moments(m, powers, double(centre), exponent);
+  if (threadIdx.x == 0) set_moments(m, powers, static_cast<double>(centre), exponent);
   return m;
 }
 
@@ -252,7 +276,7 @@ void start(const Context& ctx, Moments* parts, const Tensor& value, const SiteCu
            const Tensor& validity, const OutlierLimits& limits) {
   Layout layout{};
   layout.units = cut.units;
-  layout.parts = parts_of_unit(cut);
+  layout.parts = parts_of_unit(cut, value.dtype);
   layout.stride = cut.stride;
   layout.sample_stride = cut.sample_stride;
   layout.unit_stride = cut.unit_stride;
@@ -262,7 +286,7 @@ void start(const Context& ctx, Moments* parts, const Tensor& value, const SiteCu
   const std::int64_t blocks = cut.samples * cut.units * layout.parts;
   QF_EXPECTS(blocks <= INT32_MAX);
   launch(ctx, "site_moments", {dim3(static_cast<unsigned>(blocks)), dim3(kThreads)},
-         moments_kernel<S, kPack, kRows>, parts, static_cast<const S*>(value.data),
+         moments_kernel<S, kPack, kRows>, parts, value.as<S>(),
          cut.masked ? validity.as<std::uint8_t>() : nullptr, layout, limits);
 }
 
@@ -283,8 +307,9 @@ void start_as(const Context& ctx, Moments* parts, const Tensor& value, const Sit
 
 }  // namespace
 
-std::int64_t parts_of_unit(const SiteCut& cut) {
-  return (cut.rows * cut.width + kPartValues - 1) / kPartValues;
+std::int64_t parts_of_unit(const SiteCut& cut, DType dtype) {
+  const std::int64_t part = size_of(dtype) == 2 ? kPartValues<__half> : kPartValues<float>;
+  return (cut.rows * cut.width + part - 1) / part;
 }
 
 void site_moments(const Context& ctx, Moments* parts, const Tensor& value, const SiteCut& cut,
@@ -292,18 +317,8 @@ void site_moments(const Context& ctx, Moments* parts, const Tensor& value, const
   expect_on_device(ctx, value);
   QF_EXPECTS(!cut.masked || validity.device == ctx.device);
   const CurrentDevice current(ctx.device);
-  switch (value.dtype) {
-    case DType::f64:
-      return start_as<double>(ctx, parts, value, cut, validity, limits);
-    case DType::f32:
-      return start_as<float>(ctx, parts, value, cut, validity, limits);
-    case DType::bf16:
-      return start_as<__nv_bfloat16>(ctx, parts, value, cut, validity, limits);
-    case DType::f16:
-      return start_as<__half>(ctx, parts, value, cut, validity, limits);
-    default:
-      QF_EXPECTS(!"a floating type");
-  }
+  dispatch_storage(value.dtype,
+                   [&]<class S>() { start_as<S>(ctx, parts, value, cut, validity, limits); });
 }
 
 }  // namespace quietformer::cuda

@@ -14,6 +14,25 @@ struct Sites {
   SiteParts site[kMost];
 };
 
+/// SampleSums::add and SampleSums::merge.
+__device__ void add_sample(SampleSums& sums, const Moments& sample) {
+  if (sample.count == 0) return;
+  ++sums.samples;
+  sums.kurtosis += kurtosis_of(sample);
+  sums.skewness += skewness_of(sample);
+  sums.variance += variance_of(sample);
+  sums.mean += sample.mean;
+  merge_moments(sums.pooled, sample);
+}
+__device__ void merge_sums(SampleSums& sums, const SampleSums& other) {
+  sums.samples += other.samples;
+  sums.kurtosis += other.kurtosis;
+  sums.skewness += other.skewness;
+  sums.variance += other.variance;
+  sums.mean += other.mean;
+  merge_moments(sums.pooled, other.pooled);
+}
+
 /// The same struct of another lane, word by word.
 template <class T>
 __device__ T shuffle_down(const T& value, int distance) {

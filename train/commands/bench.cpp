@@ -72,7 +72,7 @@ double peak_resident_mib() {
 }
 
 Json bench_attention(const AttentionArguments& args, std::int64_t length) {
-  const DType dtype = compute_dtype(args.dtype);
+  const DType dtype = place("cpu", args.dtype).dtype;
   const std::int64_t kv_heads = args.kv_heads == 0 ? args.heads : args.kv_heads;
   const Shape query{args.batch, args.heads, length, args.head_dim};
   const Shape key{args.batch, kv_heads, length, args.head_dim};
