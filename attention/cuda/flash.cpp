@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iterator>
 
+#include "attention/cuda/flash_backward_call.h"
 #include "attention/cuda/flash_call.h"
 #include "attention/cuda/pairs.h"
 #include "attention/policies.h"
@@ -22,9 +23,11 @@ bool present(const Tensor& tensor) {
 struct Entry {
   std::string_view score, normalizer;
   void (*forward)(const Context&, const AttentionProblem&);
+  void (*backward)(const Context&, const AttentionProblem&);
 };
 
-#define QF_PAIR(S, N) {S::name, N::name, &FlashPair<S, N>::forward},
+#define QF_PAIR(S, N) \
+  {S::name, N::name, &FlashPair<S, N>::forward, &FlashBackwardPair<S, N>::backward},
 constexpr Entry kEntries[] = {QUIETFORMER_FLASH_CUDA_PAIRS(QF_PAIR)};
 #undef QF_PAIR
 
@@ -43,29 +46,31 @@ class Flash final : public AttentionImplementation {
   std::optional<std::string> why_not(const AttentionProblem& p,
                                      Direction direction) const override {
     if (p.q.device.type != DeviceType::cuda) return "runs on GPUs only";
-    if (direction == Direction::backward) return "has no backward on GPUs";
     if (p.q.dtype != DType::bf16 && p.q.dtype != DType::f16)
       return fmt::format("type {}, takes bf16 and f16 on GPUs", name_of(p.q.dtype));
     if (find(p) == nullptr)
       return fmt::format(
           "{} with {} is not in this build (QUIETFORMER_ATTENTION_INSTANCES={}, full has it)",
           name_of(p.score), p.normalizer, kInstances);
-    const std::int64_t most = *std::max_element(std::begin(kFlashDims), std::end(kFlashDims));
+    const bool forward = direction == Direction::forward;
+    const std::int64_t most =
+        forward ? *std::max_element(std::begin(kFlashDims), std::end(kFlashDims))
+                : *std::max_element(std::begin(kBackwardDims), std::end(kBackwardDims));
     for (const auto& [name, dim] : {std::pair{"D", p.q.shape[3]}, {"Dv", p.v.shape[3]}})
       if (dim > most) return fmt::format("head dim {} = {}, takes at most {}", name, dim, most);
     if (p.groups != 1) return fmt::format("groups = {}, takes 1 on GPUs", p.groups);
     // Positions and blocks are counted in 32 bits.
-    const std::int64_t rows = p.q.shape[0] * p.heads() * (p.q.shape[2] / 128 + 1);
+    const std::int64_t rows =
+        p.q.shape[0] * p.heads() * (std::max(p.q.shape[2], p.k.shape[2]) / 32 + p.batch());
     if (std::max(p.q.shape[2], p.k.shape[2]) > 1 << 30 || rows > 1 << 30)
       return "more rows than 32 bits count";
-    return option_not_taken(p);
+    return forward ? option_not_taken(p) : std::nullopt;
   }
 
-  std::int64_t workspace_bytes(const Context&, const AttentionProblem& problem,
+  std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem,
                                Direction direction) const override {
-    if (direction == Direction::backward ||
-        info_of(problem.score).operands != Operands::unit_groups)
-      return 0;
+    if (direction == Direction::backward) return FlashBackwardCall(ctx, problem).bytes;
+    if (info_of(problem.score).operands != Operands::unit_groups) return 0;
     const Shape& k = problem.k.shape;
     return k[0] * k[1] * k[2] * size_of(DType::f32);
   }
@@ -77,7 +82,9 @@ class Flash final : public AttentionImplementation {
   }
 
   void backward(const Context& ctx, const AttentionProblem& problem) const override {
-    prepare(*this, ctx, problem, Direction::backward);  // throws: why_not()
+    prepare(*this, ctx, problem, Direction::backward);
+    QF_EXPECTS(ctx.device == problem.q.device);
+    find(problem)->backward(ctx, problem);
   }
 
  private:
