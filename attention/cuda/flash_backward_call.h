@@ -20,9 +20,6 @@ struct BackwardTiles {
   }
 };
 
-/// Head dims of the backward are padded to one of these.
-inline constexpr int kBackwardDims[] = {64, 128, 256};
-
 /// Rows that a block of the kernel before the tiles works on.
 inline constexpr int kRowsPerBlock = 32;
 

@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <string>
 
 #include "core/math.h"
@@ -42,10 +44,10 @@ std::vector<test::OptionValues> gpu_options() {
       values_of<DType>({DType::bf16, DType::f16}, [](GpuOptions& o, DType t) { o.storage = t; }),
       values_of<int>(lengths, [](GpuOptions& o, int L) { o.L = L; }),
       values_of<int>(lengths, [](GpuOptions& o, int S) { o.S = S; }),
-      values_of<int>({16, 40, 64, 80, 128}, [](GpuOptions& o, int D) { o.D = o.Dv = D; }),
+      values_of<int>({16, 40, 64, 80, 128, 160, 256}, [](GpuOptions& o, int D) { o.D = o.Dv = D; }),
       values_of<int>(
           {0, 24, -3},
-          [](GpuOptions& o, int more) { o.Dv = std::min<std::int64_t>(o.Dv + more, 128); }),
+          [](GpuOptions& o, int more) { o.Dv = std::min<std::int64_t>(o.Dv + more, 256); }),
       values_of<bool>({false, true}, [](GpuOptions& o, bool causal) { o.causal = causal; }),
       values_of<std::pair<int, int>>({{2, 2}, {4, 2}, {3, 1}},
                                      [](GpuOptions& o, std::pair<int, int> heads) {
@@ -71,10 +73,81 @@ std::vector<test::OptionValues> gpu_options() {
                      [](GpuOptions& o, int threshold) {
                        o.threshold = o.score == Score::piecewise ? threshold : 0;
                      }),
+      values_of<bool>({false, true}, [](GpuOptions& o, bool total) { o.total_attention = total; }),
       // Size of the scores, the last with the sign of the scale changed.
       values_of<double>(
           {1, 5, 1e-3, -2},
           [](GpuOptions& o, double size) { o.scale = size * default_scale(o.score, o.D); }),
+  };
+}
+
+/// What general kernels add; sizes are small, the fast kernels' test has the large ones.
+std::vector<test::OptionValues> general_options() {
+  const auto nothing = [](GpuOptions&) {};
+  const auto lengths = [](int L, int S) { return [=](GpuOptions& o) { o.L = L, o.S = S; }; };
+  // More sequences than fit a tile, empty ones, ones of several tiles.
+  const auto packed = [](std::vector<int> queries, std::vector<int> keys) {
+    return [=](GpuOptions& o) {
+      o.queries = queries, o.keys = keys;
+      o.L = *std::max_element(queries.begin(), queries.end());  // shapes of bias and mask
+      o.S = *std::max_element(keys.begin(), keys.end());
+    };
+  };
+  const auto shape = [](Shape test::CaseOptions::*member, bool b, bool h, bool i, bool j) {
+    return [=](GpuOptions& o) {
+      const std::int64_t batch = o.queries.empty() ? o.B : std::int64_t(o.queries.size());
+      o.*member = {b ? batch : 1, h ? o.H : 1, i ? o.L : 1, j ? o.S : 1};
+    };
+  };
+  const auto edits = [](std::initializer_list<std::function<void(GpuOptions&)>> list) {
+    return values_of<std::function<void(GpuOptions&)>>(
+        list, [](GpuOptions& o, const std::function<void(GpuOptions&)>& edit) { edit(o); });
+  };
+  const auto bias = [&](bool b, bool h, bool i, bool j) {
+    return shape(&GpuOptions::bias, b, h, i, j);
+  };
+  const auto mask = [&](bool b, bool h, bool i, bool j) {
+    return shape(&GpuOptions::mask, b, h, i, j);
+  };
+  return {
+      values_of<DType>({DType::bf16, DType::f16}, [](GpuOptions& o, DType t) { o.storage = t; }),
+      edits({lengths(130, 130), lengths(65, 200), lengths(200, 65), lengths(1, 77),
+             packed({1, 0, 150, 64, 3, 20}, {5, 7, 150, 129, 0, 30}),
+             packed({128, 127, 1, 1, 1}, {64, 65, 1, 2, 200})}),
+      values_of<int>({16, 40, 64, 96, 128, 200, 256}, [](GpuOptions& o, int D) { o.D = o.Dv = D; }),
+      values_of<int>(
+          {0, 24, -3},
+          [](GpuOptions& o, int more) { o.Dv = std::min<std::int64_t>(o.Dv + more, 256); }),
+      edits({nothing, [](GpuOptions& o) { o.H = 4; }, [](GpuOptions& o) { o.Hk = 1; }}),
+      edits({nothing, bias(true, true, true, true), bias(false, true, true, true),
+             bias(false, false, true, true), bias(true, false, false, true),
+             bias(false, true, false, false), bias(true, true, true, false)}),
+      edits({nothing, mask(true, true, true, true), mask(true, false, false, true),
+             mask(false, true, true, false)}),
+      values_of<bool>({false, true}, [](GpuOptions& o, bool padding) { o.key_padding = padding; }),
+      values_of<int>({0, 1, 2}, [](GpuOptions& o, int rank) { o.alibi_rank = rank; }),
+      values_of<double>({0, 0.1, 0.7}, [](GpuOptions& o, double p) { o.dropout = p; }),
+      values_of<bool>({false, true}, [](GpuOptions& o, bool causal) { o.causal = causal; }),
+      values_of<std::array<std::int64_t, 2>>(
+          {{-1, -1}, {30, -1}, {0, 20}},
+          [](GpuOptions& o, std::array<std::int64_t, 2> window) { o.window = window; }),
+      values_of<test::Rows>(
+          {test::Rows::heads_first, test::Rows::slice_of_packed, test::Rows::misaligned},
+          [](GpuOptions& o, test::Rows rows) { o.rows = rows; }),
+      values_of<bool>({false, true}, [](GpuOptions& o, bool total) { o.total_attention = total; }),
+      values_of<double>({0, -math::kInfinity<double>},
+                        [](GpuOptions& o, double small) {
+                          o.parameters = {o.normalizer == "softmax_n" ? (small == 0 ? 0 : 1)
+                                          : small == 0                ? 0.5
+                                                                      : -std::log(double(o.S))};
+                        }),
+      values_of<int>({1, 2, 4},
+                     [](GpuOptions& o, int groups) {
+                       if (o.score == Score::cosine && o.D % groups == 0) o.groups = groups;
+                       if (o.score == Score::piecewise) o.threshold = 20 * groups;
+                     }),
+      values_of<double>({1, -2}, [](GpuOptions& o,
+                                    double size) { o.scale = size * default_scale(o.score, o.D); }),
   };
 }
 
@@ -83,20 +156,27 @@ std::string describe(const GpuOptions& o) {
          " rows=" + std::to_string(int(o.rows));
 }
 
-TEST_P(GpuFlash, KeepsTheTwofoldRule) {
-  const auto options = gpu_options();
+void expect_correct_over(const GpuOptions& pair, const std::vector<test::OptionValues>& options) {
   std::uint32_t cases = 0;
   for (const std::vector<int>& row : test::covering_array(options, 1)) {
-    GpuOptions o = options_;
+    GpuOptions o = pair;
     o.seed = ++cases;
     for (std::size_t i = 0; i < options.size(); ++i) options[i][std::size_t(row[i])](o);
     SCOPED_TRACE(describe(o));
     GpuCase gpu(o);
     gpu.forward();
     gpu.expect_correct();
-    if (HasFatalFailure()) return;
+    if (testing::Test::HasFatalFailure()) return;
   }
   std::printf("%u cases\n", cases);
+}
+
+TEST_P(GpuFlash, KeepsTheTwofoldRule) {
+  expect_correct_over(options_, gpu_options());
+}
+
+TEST_P(GpuFlash, KeepsTheTwofoldRuleWithEveryOption) {
+  expect_correct_over(options_, general_options());
 }
 
 TEST_P(GpuFlash, HasTheSameBitsInEveryRun) {
@@ -175,30 +255,14 @@ TEST(GpuFlashRefuses, InOneLineThatNamesTheOption) {
   EXPECT_EQ(refusal(p), "runs on GPUs only");
   p = good, p.q.dtype = DType::f32;
   EXPECT_EQ(refusal(p), "type f32, takes bf16 and f16 on GPUs");
-  p = good, p.q.shape[3] = p.k.shape[3] = 192;
-  EXPECT_EQ(refusal(p), "head dim D = 192, takes at most 128");
-  p = good, p.v.shape[3] = 129;
-  EXPECT_EQ(refusal(p), "head dim Dv = 129, takes at most 128");
-  p = good, p.score = Score::cosine, p.groups = 2;
-  EXPECT_EQ(refusal(p), "groups = 2, takes 1 on GPUs");
+  p = good, p.q.shape[3] = p.k.shape[3] = 264;
+  EXPECT_EQ(refusal(p), "head dim D = 264, takes at most 256");
+  p = good, p.v.shape[3] = 257;
+  EXPECT_EQ(refusal(p), "head dim Dv = 257, takes at most 256");
   p = good, p.q.shape[2] = p.k.shape[2] = std::int64_t{1} << 31;
   EXPECT_EQ(refusal(p), "more rows than 32 bits count");
-  p = good, p.mask = gpu_tensor(DType::u8, {1, 1, 4, 4});
-  EXPECT_EQ(refusal(p), "does not take mask on GPUs");
-  p = good, p.key_padding = gpu_tensor(DType::u8, {1, 4});
-  EXPECT_EQ(refusal(p), "does not take key_padding on GPUs");
-  p = good, p.bias = gpu_tensor(DType::f32, {1, 1, 4, 4});
-  EXPECT_EQ(refusal(p), "does not take bias on GPUs");
-  p = good, p.alibi_slopes = gpu_tensor(DType::f32, {2});
-  EXPECT_EQ(refusal(p), "does not take alibi_slopes on GPUs");
-  p = good, p.dropout.probability = 0.1;
-  EXPECT_EQ(refusal(p), "does not take dropout on GPUs");
-  p = good, p.cu_seqlens_q = p.cu_seqlens_k = gpu_tensor(DType::i32, {3});
-  EXPECT_EQ(refusal(p), "does not take packed sequences on GPUs");
-  p = good, p.total_attention = gpu_tensor(DType::f32, {1, 2, 4});
-  EXPECT_EQ(refusal(p), "does not take total_attention on GPUs");
   p = good, p.weights = gpu_tensor(DType::f32, {1, 2, 4, 4});
-  EXPECT_EQ(refusal(p), "does not take weights on GPUs");
+  EXPECT_EQ(refusal(p), "never holds the weights that the problem asks for");
 }
 
 }  // namespace
