@@ -65,7 +65,7 @@ struct FlashBackwardCall {
   /// null: `bytes` is what is needed.
   FlashBackwardCall(const Context& ctx, const AttentionProblem& problem);
 
-  bool wants_parameters() const {
+  QF_HOST_DEVICE bool wants_parameters() const {
     return d_parameters[0] != nullptr || d_parameters[1] != nullptr ||
            d_parameters[2] != nullptr || d_parameters[3] != nullptr;
   }

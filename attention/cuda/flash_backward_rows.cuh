@@ -12,12 +12,15 @@ namespace quietformer::cuda {
 
 inline constexpr int kRowThreads = 256;
 
+template <class N>
+inline constexpr int kParameters = static_cast<int>(N::parameters.size());
+
 /// Per row delta = do.o, and the row gradients of a block's rows. Eight lanes per row.
 template <class N, class T>
 __global__ void __launch_bounds__(kRowThreads)
     backward_deltas_kernel(const __grid_constant__ FlashBackwardCall call) {
   static_assert(kRowThreads / 8 == kRowsPerBlock);
-  constexpr int kSums = int(N::parameters.size());
+  constexpr int kSums = kParameters<N>;
   const int block = static_cast<int>(blockIdx.x) % call.row_blocks,
             head = static_cast<int>(blockIdx.x) / call.row_blocks % call.heads,
             batch = static_cast<int>(blockIdx.x) / call.row_blocks / call.heads;
@@ -167,7 +170,7 @@ __global__ void __launch_bounds__(kRowThreads)
     if (threadIdx.x == 0) *call.d_scale = sum;
     return;
   }
-  for (int k = 0; k < int(N::parameters.size()); ++k) {
+  for (int k = 0; k < kParameters<N>; ++k) {
     if (call.d_parameters[k] == nullptr) continue;
     float sum = 0;
     for (int b = 0; b < call.batch; ++b) {
