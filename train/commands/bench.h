@@ -1,16 +1,12 @@
 // The two benchmarks of `quietformer bench`; each registers its options and help like a command.
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "core/device.h"
 #include "train/commands/command.h"
 
 namespace quietformer {
-
-/// A line of results, in the order of its fields.
-using BenchLine = nlohmann::ordered_json;
 
 void add_bench_attention(CLI::App& bench, CommandBody& body);
 void add_bench_train(CLI::App& bench, CommandBody& body);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "attention/attention.h"
@@ -19,6 +20,8 @@
 
 namespace quietformer {
 namespace {
+
+using Json = nlohmann::ordered_json;
 
 struct AttentionArguments {
   std::vector<std::int64_t> lengths{512, 1024, 2048, 4096};
@@ -140,7 +143,7 @@ double peak_resident_mib() {
   return double(usage.ru_maxrss) / 1024;
 }
 
-BenchLine bench_attention(const AttentionArguments& args, std::int64_t length) {
+Json bench_attention(const AttentionArguments& args, std::int64_t length) {
   const DType dtype = dtype_named(args.dtype), sums = accumulation_dtype(dtype);
   const std::int64_t kv_heads = args.kv_heads == 0 ? args.heads : args.kv_heads;
   const std::int64_t batch =

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "core/cuda/memory.h"
 #include "train/commands/bench.h"
@@ -12,6 +13,8 @@
 
 namespace quietformer {
 namespace {
+
+using Json = nlohmann::ordered_json;
 
 struct TrainArguments {
   std::string config;
@@ -71,23 +74,23 @@ int bench_train(const TrainArguments& args) {
   std::sort(times.begin(), times.end());
   const double ms = times[times.size() / 2];
   const double tokens = double(config.train.batch * config.train.accumulate * config.model.context);
-  const BenchLine line{{"bench", "train"},
-                       {"name", config.name},
-                       {"device", name_of(device)},
-                       {"dtype", name_of(trainer.parameters().dtype())},
-                       {"score", config.attention.score},
-                       {"normalizer", config.attention.normalizer},
-                       {"layers", config.model.layers},
-                       {"dim", config.model.dim},
-                       {"vocab", config.model.vocab},
-                       {"params", trainer.parameters().count()},
-                       {"batch", config.train.batch},
-                       {"context", config.model.context},
-                       {"threads", trainer.context().threads},
-                       {"deterministic", trainer.context().deterministic},
-                       {"statistics", args.statistics},
-                       {"ms", ms},
-                       {"tokens_per_s", tokens / ms * 1e3}};
+  const Json line{{"bench", "train"},
+                  {"name", config.name},
+                  {"device", name_of(device)},
+                  {"dtype", name_of(trainer.parameters().dtype())},
+                  {"score", config.attention.score},
+                  {"normalizer", config.attention.normalizer},
+                  {"layers", config.model.layers},
+                  {"dim", config.model.dim},
+                  {"vocab", config.model.vocab},
+                  {"params", trainer.parameters().count()},
+                  {"batch", config.train.batch},
+                  {"context", config.model.context},
+                  {"threads", trainer.context().threads},
+                  {"deterministic", trainer.context().deterministic},
+                  {"statistics", args.statistics},
+                  {"ms", ms},
+                  {"tokens_per_s", tokens / ms * 1e3}};
   fmt::print("{}\n", line.dump());
   return 0;
 }
