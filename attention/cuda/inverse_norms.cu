@@ -77,7 +77,7 @@ void unit_groups(const Context& ctx, const Tensor& out, const Tensor& x, int gro
   if (rows == 0) return;
   launch(ctx, "unit groups", shape_for_rows(rows),
          x.dtype == DType::bf16 ? unit_groups_kernel<Bf16> : unit_groups_kernel<F16>,
-         out.as<std::uint16_t>(), RowTensor(x), rows, static_cast<int>(x.shape[1]),
+         static_cast<std::uint16_t*>(out.data), RowTensor(x), rows, static_cast<int>(x.shape[1]),
          static_cast<int>(x.shape[2]), static_cast<int>(x.shape[3]), groups);
 }
 
