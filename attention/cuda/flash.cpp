@@ -84,6 +84,29 @@ struct ForwardWorkspace {
   }
 };
 
+/// What the kernels of backward are asked: the problem, or its dot of normalised operands, which
+/// then have the front of the workspace.
+struct BackwardPlan {
+  AttentionProblem problem;
+  std::int64_t front = 0;  // bytes of the workspace before the kernels'
+
+  explicit BackwardPlan(const AttentionProblem& p) : problem(p) {
+    if (!normalised_before(p)) return;
+    Carver take;
+    auto* const memory = static_cast<char*>(p.workspace.data);
+    for (const auto member : {&AttentionProblem::q, &AttentionProblem::k}) {
+      const Tensor& from = p.*member;
+      const std::int64_t at = take(from.count() * size_of(from.dtype));
+      problem.*member =
+          Tensor(memory == nullptr ? nullptr : memory + at, from.dtype, from.shape, from.device);
+    }
+    problem.score = Score::dot;
+    problem.groups = 1;
+    front = take.bytes;
+    problem.workspace.data = memory == nullptr ? nullptr : memory + front;
+  }
+};
+
 class Flash final : public AttentionImplementation {
  public:
   std::string_view name() const override { return "flash"; }
@@ -108,15 +131,14 @@ class Flash final : public AttentionImplementation {
       return "more rows than 32 bits count";
     if (forward && present(p.weights))
       return "never holds the weights that the problem asks for";
-    if (!forward && p.groups != 1)
-      return fmt::format("groups = {}, its backward takes 1 on GPUs", p.groups);
     return std::nullopt;
   }
 
   std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem,
                                Direction direction) const override {
-    return direction == Direction::backward ? FlashBackwardCall(ctx, problem).bytes
-                                            : ForwardWorkspace(problem).bytes;
+    if (direction == Direction::forward) return ForwardWorkspace(problem).bytes;
+    const BackwardPlan plan(problem);
+    return plan.front + FlashBackwardCall(ctx, plan.problem).bytes;
   }
 
   void forward(const Context& ctx, const AttentionProblem& problem) const override {
@@ -144,7 +166,17 @@ class Flash final : public AttentionImplementation {
   void backward(const Context& ctx, const AttentionProblem& problem) const override {
     prepare(*this, ctx, problem, Direction::backward);
     QF_EXPECTS(ctx.device == problem.q.device);
-    find(problem)->backward(ctx, problem);
+    const BackwardPlan plan(problem);
+    const bool before = normalised_before(problem);
+    if (before) {
+      unit_groups(ctx, plan.problem.q, problem.q, problem.groups);
+      unit_groups(ctx, plan.problem.k, problem.k, problem.groups);
+    }
+    find(problem)->backward(ctx, plan.problem);
+    if (before) {
+      unit_groups_backward(ctx, problem.dq, problem.q, problem.groups);
+      unit_groups_backward(ctx, problem.dk, problem.k, problem.groups);
+    }
   }
 };
 

@@ -69,12 +69,11 @@ class FlashBackward {
   static constexpr int kKeyBytes = kKeys * kRowBytes, kQueryBytes = kQueries * kRowBytes;
   static constexpr int kConstants = kQueries * 4;  // bytes of one f32 per query
   static constexpr int kStageBytes = 2 * kQueryBytes + 4 * kConstants;
-  static constexpr int kGradientRow = 128;  // bytes of a row of dS^T
-  // Shared memory: K, V, two stages (Q, dO, row state, delta, 1/|q|), dS^T, P^T, 1/|k|.
+  static constexpr int kScoreRow = 128, kScoreBytes = kKeys * kScoreRow;  // P^T, then dS^T
+  // Shared memory: K, V, two stages (Q, dO, row state, delta, 1/|q|), two of P^T and dS^T, 1/|k|.
   static constexpr int kValuesAt = kKeyBytes, kStagesAt = 2 * kKeyBytes,
-                       kGradientsAt = kStagesAt + 2 * kStageBytes,
-                       kWeightsAt = kGradientsAt + kKeys * kGradientRow,
-                       kNormsAt = kWeightsAt + kKeys * kQueries * 2;
+                       kScoresAt = kStagesAt + 2 * kStageBytes,
+                       kNormsAt = kScoresAt + 2 * kScoreBytes;
 
   static constexpr int kHanded = 1;  // named barriers of a team: kHanded + team * 2 + half
 
@@ -143,8 +142,7 @@ class FlashBackward {
     clear();
 #pragma unroll 1
     for (int pair = 0; pair < S::pairs; ++pair) {
-      run_pair(pair);
-      __syncthreads();  // nobody reads K and V any more
+      run_pair(pair);  // and nobody reads K and V any more
       if (gradients_) {
         write_keys(pair);
         clear();
@@ -177,35 +175,37 @@ class FlashBackward {
     const int count = end > begin && call_.low[pair] <= call_.high[pair]
                           ? (last - first + 1) * call_.group
                           : 0;
-    if (pair > 0) __syncthreads();  // the other warps have written dK from where K goes
+    if (pair > 0) __syncthreads();  // dK has left the place of K
     copy_keys(pair);
     Place next{kv_head_ * call_.group, last, 0};
     if (count > 0) copy_queries(pair, next);
-    set_head(next.head);
+    Place before{};  // whose dQ is still to be made
 #pragma unroll 1
-    for (int step = 0; step < count; ++step) {
+    for (int step = 0; step <= count; ++step) {
       wait_for_copies();
-      __syncthreads();  // the tile is here, and nobody reads the other stage any more
+      __syncthreads();  // the tile and dS of the one before are here, and nobody reads its stage
       const Place place = next;
-      next.stage ^= 1;
-      if (--next.tile < first) {
-        next.tile = last;
-        ++next.head;
+      if (step < count) {
+        if (step == 0 || place.head != before.head) set_head(place.head);
+        next.stage ^= 1;
+        if (--next.tile < first) {
+          next.tile = last;
+          ++next.head;
+        }
+        if (step + 1 < count) copy_queries(pair, next);
       }
-      if (step + 1 < count) copy_queries(pair, next);
       if (gradients_) {
-        differentiate(place);
+        if (step > 0) add_query_gradients(pair, before);
+        if (step < count) {
+          differentiate(place);
+          if (next.head != place.head) write_element_sums(pair, place.head);
+        }
       } else {
-        weigh(pair, place);
+        if (step < count) weigh(pair, place);
+        if (step > 0) add_query_gradients(pair, before);
       }
-      __syncthreads();  // dS is here
-      add_query_gradients(pair, place);
-      if (next.head != place.head) {
-        if (gradients_) write_element_sums(pair, place.head);
-        if (step + 1 < count) set_head(next.head);
-      }
+      before = place;
     }
-    wait_for_copies();  // also where there was no query
     __syncthreads();
   }
 
@@ -270,13 +270,29 @@ class FlashBackward {
     if constexpr (N::row_normalised) copy_4(to, call_.row_state + row, present);
     if constexpr (N::delta_rule != DeltaRule::none)
       copy_4(to + kConstants, call_.delta + row, present);
-    if constexpr (kUnit) copy_4(to + 2 * kConstants, call_.inverse_q + row, present);
+    // Never 0, where a hidden score is infinite: behind the last query its norm.
+    if constexpr (kUnit)
+      copy_4(to + 2 * kConstants,
+             call_.inverse_q + row - max(first + i - (sequence_.queries - 1), 0), true);
   }
 
   /// Of the first query of a tile, in (B, H, L).
   __device__ __forceinline__ std::int64_t row_index(const Place& place) const {
     return (std::int64_t{sequence_.batch} * call_.heads + place.head) * call_.queries +
            sequence_.first_query + place.tile * kQueries;
+  }
+
+  /// Chunk (8 queries) of a key's row of P^T and dS^T.
+  __device__ __forceinline__ std::uint32_t score_at(const Place& place, int key, int chunk) const {
+    return shared_ + kScoresAt +
+           static_cast<std::uint32_t>(place.stage * kScoreBytes + key * kScoreRow +
+                                      (chunk ^ (key & 7)) * 16);
+  }
+  /// What this lane holds there: of key row m, r, queries `query` + 2t and the next.
+  __device__ __forceinline__ std::uint32_t own_word(const Place& place, int m, int r,
+                                                    int query) const {
+    return score_at(place, team_ * kWarpKeys + m * 16 + r * 8 + lane_ / 4, query / 8) +
+           static_cast<std::uint32_t>(lane_ % 4 * 4);
   }
 
   // --- products of rows with rows ---
@@ -358,7 +374,7 @@ class FlashBackward {
           for (int m = 0; m < kM; ++m)
 #pragma unroll
             for (int i = 0; i < 4; ++i) now[c][m][i] = p[c][m][i];
-        hand_over(now, first + half * kHalf);
+        hand_over(now, place, first + half * kHalf);
         // While the products of 32 queries run, the weights of the next 32 are computed.
         if ((half + 1) * kHalf < kStep) make_weights(p, s, half + 1, place, first);
 #pragma unroll
@@ -372,19 +388,16 @@ class FlashBackward {
     }
   }
 
-  __device__ __forceinline__ std::uint32_t handed_at(int query) const {
-    return shared_ + kWeightsAt +
-           static_cast<std::uint32_t>((team_ * kQueries + query) * kWarpKeys * 2 + lane_ * 16);
-  }
-
   /// P^T of 32 queries to the other warp of the team.
-  __device__ __forceinline__ void hand_over(const Words (&words)[2], int query) const {
-    const std::uint32_t to = handed_at(query);
+  __device__ __forceinline__ void hand_over(const Words (&words)[2], const Place& place,
+                                            int query) const {
 #pragma unroll
     for (int c = 0; c < 2; ++c)
 #pragma unroll
       for (int m = 0; m < kM; ++m)
-        store_shared(to + static_cast<std::uint32_t>((c * kM + m) * 512), words[c][m]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          store_shared(own_word(place, m, i % 2, query + c * 16 + i / 2 * 8), words[c][m][i]);
     arrive_at(kHanded + team_ * 2 + query / kHalf, 2 * kLanes);
   }
 
@@ -547,10 +560,6 @@ class FlashBackward {
   __device__ __forceinline__ void make_gradients(Words& words, const Scores& dweights, int c,
                                                  const Place& place, int first) {
     const int query = first + c * 16;
-    const std::uint32_t from = handed_at(query & ~(kHalf - 1)) +
-                               static_cast<std::uint32_t>(c % 2 * kM * 512);
-#pragma unroll
-    for (int m = 0; m < kM; ++m) load_shared(words[m], from + static_cast<std::uint32_t>(m * 512));
 #pragma unroll
     for (int half = 0; half < 2; ++half) {  // 8 queries
       Row rows[2];
@@ -564,6 +573,8 @@ class FlashBackward {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           std::uint32_t& word = words[m][half * 2 + r];
+          const std::uint32_t at = own_word(place, m, r, query + half * 8);
+          word = load_word(at);
           float gradient[2];
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
@@ -588,16 +599,13 @@ class FlashBackward {
                                 place.tile * kQueries + query + half * 8 + lane_ % 4 * 2 + e,
                                 warp_key_ + m * 16 + r * 8);
           }
-          const std::uint32_t to = gradient_at(
-              team_ * kWarpKeys + m * 16 + r * 8 + lane_ / 4, (query + half * 8) / 8);
           if constexpr (kUnit) {
             const float own = bounded(key_norm(m, r));
-            store_shared(to + static_cast<std::uint32_t>(lane_ % 4 * 4),
-                         T::pack(gradient[0] * own, gradient[1] * own));
+            store_shared(at, T::pack(gradient[0] * own, gradient[1] * own));
             word = T::pack(gradient[0] * bounded(norm[0]), gradient[1] * bounded(norm[1]));
           } else {
             word = T::pack(gradient[0], gradient[1]);
-            store_shared(to + static_cast<std::uint32_t>(lane_ % 4 * 4), word);
+            store_shared(at, word);
           }
         }
     }
@@ -660,12 +668,6 @@ class FlashBackward {
 
   // --- dQ ---
 
-  /// Chunk (8 queries) of a key's row of dS^T.
-  __device__ __forceinline__ std::uint32_t gradient_at(int key, int chunk) const {
-    return shared_ + kGradientsAt +
-           static_cast<std::uint32_t>(key * kGradientRow + (chunk ^ (key & 7)) * 16);
-  }
-
   /// dS K of 32 queries and 32 features, added to the sums of all blocks.
   __device__ __forceinline__ void add_query_gradients(int pair, const Place& place) const {
     static_assert(kQueries / 32 * (dim / 32) == 2 * kTeams);
@@ -673,13 +675,13 @@ class FlashBackward {
     float c[2][4][4] = {};
     // Matrices of dS: queries 0, 8 and keys 0, 8; of K: keys 0, 8 and features 0, 8.
     const int matrix = lane_ / 8, line = lane_ % 8;
-    const std::uint32_t a = gradient_at(matrix / 2 * 8 + line, queries * 4 + matrix % 2),
+    const std::uint32_t a = score_at(place, matrix / 2 * 8 + line, queries * 4 + matrix % 2),
                         b = Tile::at(shared_, matrix % 2 * 8 + line, features * 4 + matrix / 2);
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
       std::uint32_t x[2][4];
 #pragma unroll
-      for (int m = 0; m < 2; ++m) load_transposed(x[m], (a ^ 32 * m) + k * 16 * kGradientRow);
+      for (int m = 0; m < 2; ++m) load_transposed(x[m], (a ^ 32 * m) + k * 16 * kScoreRow);
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         std::uint32_t w[4];

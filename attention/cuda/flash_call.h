@@ -64,4 +64,7 @@ void inverse_norms(const Context& ctx, float* out, const Tensor& x);
 /// the shape and type of x.
 void unit_groups(const Context& ctx, const Tensor& out, const Tensor& x, int groups);
 
+/// dx, the gradient of that `out`, becomes the gradient of x; absent is fine. Any strides.
+void unit_groups_backward(const Context& ctx, const Tensor& dx, const Tensor& x, int groups);
+
 }  // namespace quietformer::cuda

@@ -63,7 +63,8 @@ class FlashForward {
   using Shared = SharedRows<dim, kThreads>;
   static constexpr int kChunks = Shared::kChunks, kRowBytes = Shared::kRowBytes;
   static constexpr int kQueryBytes = kRows * kRowBytes, kKeyBytes = kKeys * kRowBytes;
-  static constexpr int kNormBytes = kUnit ? kKeys * 4 : 0;
+  // Stages start at multiples of a row, too.
+  static constexpr int kNormBytes = kUnit ? (kKeys * 4 + kRowBytes - 1) / kRowBytes * kRowBytes : 0;
   static constexpr int kStageBytes = 2 * kKeyBytes + kNormBytes;
   static constexpr float kSlack = 8;
   static constexpr float kHidden = -math::kInfinity<float>;
