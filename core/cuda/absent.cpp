@@ -84,5 +84,10 @@ void gemm(const Context&, const Tensor&, const Tensor&, Transpose, const Tensor&
           Accumulate) {
   throw RunError(kAbsent);
 }
+void gemm_batched(const Context&, DType, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                  double, const BatchedMatrix&, const BatchedMatrix&, const BatchedMatrix&,
+                  Accumulate) {
+  throw RunError(kAbsent);
+}
 
 }  // namespace quietformer::cuda

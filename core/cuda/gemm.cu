@@ -274,4 +274,26 @@ bool gemm_with(const Context& ctx, const Tensor& c, const Tensor& a, Transpose t
   return true;
 }
 
+void gemm_batched(const Context& ctx, DType dtype, std::int64_t count, std::int64_t m,
+                  std::int64_t n, std::int64_t k, double alpha, const BatchedMatrix& a,
+                  const BatchedMatrix& b, const BatchedMatrix& c, Accumulate accumulate) {
+  QF_EXPECTS(c.transpose == Transpose::no);
+  if (count == 0 || m == 0 || n == 0) return;
+  const CurrentDevice current(ctx.device);
+  const cublasHandle_t handle = library(ctx.device).plain(ctx);
+  dispatch_floating(dtype, [&]<class T>() {
+    constexpr bool kDouble = std::is_same_v<T, double>;
+    constexpr cudaDataType_t kType = kDouble ? CUDA_R_64F : CUDA_R_32F;
+    const cublasComputeType_t compute = kDouble    ? CUBLAS_COMPUTE_64F
+                                        : ctx.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                   : CUBLAS_COMPUTE_32F;
+    const T scale = T(alpha), keep = accumulate == Accumulate::add ? T(1) : T(0);
+    check_cublas(cublasGemmBatchedEx_64(handle, operation(b.transpose), operation(a.transpose), n,
+                                        m, k, &scale, b.data, kType, b.row_stride, a.data, kType,
+                                        a.row_stride, &keep, c.data, kType, c.row_stride, count,
+                                        compute, CUBLAS_GEMM_DEFAULT),
+                 "matrix products", ctx.device);
+  });
+}
+
 }  // namespace quietformer::cuda

@@ -32,4 +32,18 @@ void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, co
 bool gemm_with(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, const Tensor& b,
                Transpose tb, const Epilogue& epilogue);
 
+/// One operand of a batch of products: the address of each product's matrix, itself in memory on
+/// the device, and the distance of its rows in elements, at least their length.
+struct BatchedMatrix {
+  void* const* data = nullptr;
+  std::int64_t row_stride = 0;
+  Transpose transpose = Transpose::no;  // not for C
+};
+
+/// `count` products C = alpha * op(A) op(B) (+ C) of one size, (M, K) by (K, N), f32 or f64 as
+/// `dtype` says, with unit inner stride. No C may overlap another or an input.
+void gemm_batched(const Context& ctx, DType dtype, std::int64_t count, std::int64_t m,
+                  std::int64_t n, std::int64_t k, double alpha, const BatchedMatrix& a,
+                  const BatchedMatrix& b, const BatchedMatrix& c, Accumulate accumulate);
+
 }  // namespace quietformer::cuda
