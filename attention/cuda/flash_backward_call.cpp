@@ -57,7 +57,7 @@ FlashBackwardCall::FlashBackwardCall(const Context& ctx, const AttentionProblem&
     defaults[i] = static_cast<float>(infos[i].default_value);
     d_parameters[i] = floats(p.d_head_parameters[i]);
   }
-  const BackwardTiles tiles = BackwardTiles::of(padded_dim());
+  const BackwardTiles tiles = BackwardTiles::of(tile_dim());
   // Packed sequences are known on the GPU alone; here, how many there are.
   const auto slots = [&](std::int64_t length, int rows) {
     return p.packed() ? static_cast<int>(length / rows + p.batch()) : ceil_div(length, rows);
@@ -86,7 +86,7 @@ void FlashBackwardCall::set_bias_gradient(const Context& ctx, const AttentionPro
 }
 
 void FlashBackwardCall::cut_workspace(const Context& ctx, const AttentionProblem& p) {
-  const int padded = padded_dim(), pairs = p.score == Score::piecewise ? 2 : 1;
+  const int padded = tile_dim(), pairs = p.score == Score::piecewise ? 2 : 1;
   const BackwardTiles tiles = BackwardTiles::of(padded);
   auto* const start = static_cast<std::uint8_t*>(p.workspace.data);
   Carver carve;
