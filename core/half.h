@@ -49,21 +49,4 @@ inline float f16_to_float(std::uint16_t bits) {
   return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
 }
 
-/// To the nearest, ties to even; beyond the largest finite value to infinity. NaN stays NaN.
-inline std::uint16_t float_to_f16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const auto sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000);
-  const std::uint32_t magnitude = bits & 0x7FFFFFFF;
-  if (magnitude > 0x7F800000) return static_cast<std::uint16_t>(sign | 0x7E00);
-  if (magnitude >= 0x477FF000) return static_cast<std::uint16_t>(sign | 0x7C00);  // from 65520 on
-  if (magnitude < 0x38800000) {
-    // Below 2^-14 the last place is 2^-24: added to 1/2, whose last place that is, a float rounds
-    // there.
-    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3F000000));
-  }
-  const std::uint32_t rounded = magnitude + 0xFFF + (magnitude >> 13 & 1);
-  return static_cast<std::uint16_t>(sign | ((rounded >> 13) - ((127 - 15) << 10)));
-}
-
 }  // namespace quietformer
