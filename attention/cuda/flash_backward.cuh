@@ -4,30 +4,34 @@
 //   K, V                     shared memory, once
 //   for tiles of queries
 //     wait for Q, dO         copied while the tile before was worked on (two stages)
-//     the weights warps      S^T = K Q^T    P^T = weights    dV += P^T dO
-//     the gradients warps    dP^T = V dO^T  dS^T = gradients  dK += dS^T Q
-//     all                    dQ = dS K      added to sums in global memory
+//     weights warps          S^T = K Q^T    P^T = weights     dV += P^T dO
+//     gradients warps        dP^T = V dO^T  dS^T = gradients  dK += dS^T Q
+//     all                    dQ += dS K of the tile before, to sums in global memory
 //   dK, dV
 //
 // Two warps, a team, share some keys: one makes the weights and dV, the other the gradients of the
-// scores and dK. So each has the registers for one accumulator of all features (128 of them) and
-// the scores of up to 64 queries, the operands of a product are used by large tiles (a warp loads
-// 24 KB for 32x64x128, half of what tiles of 32x32 would), and the two kinds of products overlap.
-// The scores are transposed: C fragments of keys x queries are the A fragments of dV and dK, in
-// registers. P passes through shared memory to the other warp of the team, as the words that the
-// product with dO takes: P has the operand type in both places. dS passes to the warps that make
-// dQ.
+// scores and dK. So each has registers for one accumulator of all features (128 of them) and for
+// the scores of up to 64 queries, the operands of a product serve large tiles (a warp loads 24 KB
+// for 32x64x128, where tiles of 32x32 would load 32 KB), and one kind of product runs while the
+// other waits for its exponentials.
+//
+// Scores are transposed: C fragments of keys x queries are the A fragments of dV and dK, in
+// registers. P^T passes through shared memory to the other warp of the team, as the words that the
+// product with dO takes, so P has the operand type in both places; dS^T takes its place there, word
+// by word, for dQ. The gradients warps make their part of dQ while they would wait for P, the
+// weights warps at the end: one barrier of the block per tile.
 //
 //   padded D   keys of a warp   teams   keys   queries   shared memory   blocks on a multiprocessor
 //         64               64       2    128        64           98 KB   2
 //        128               32       4    128        64          162 KB   1
-//        256               16       4     64        32          137 KB   1
+//        256               16       4     64        32          145 KB   1
 //
 // dQ is a sum over blocks. By default they add atomically, whoever comes first. In deterministic
 // mode they take turns, in the order of their keys: a warp waits until the blocks before have
-// added to its 32x32 block. All blocks go through the queries from the last to the first, so each
-// follows the one before at the distance of one addition, also when causal. Blocks take their
-// place from a counter: whoever waits, waits for blocks that run.
+// added to its 32x32 block, which costs a fifth to a quarter of the speed (H200). All blocks go
+// through the queries from the last to the first, so each follows the one before at the distance of
+// one addition, also when causal. Blocks take their place from a counter: whoever waits, waits for
+// blocks that run.
 //
 // Hidden keys get the weight 0, and dS is 0 with it. A score of two pairs runs the loop twice, for
 // the queries that see the keys as near and as far; dV goes on, dK starts again.
@@ -82,6 +86,7 @@ class FlashBackward {
 
  public:
   static constexpr int kSharedBytes = kNormsAt + (kUnit ? kKeys * 4 : 0);
+  static_assert(kSharedBytes <= kTiles.shared_bytes(dim));
 
   __device__ __forceinline__ FlashBackward(const FlashBackwardCall& call, std::uint32_t shared)
       : call_(call),
@@ -499,10 +504,13 @@ class FlashBackward {
                                                 const Row (&rows)[2], int m, const Place& place,
                                                 int query) const {
     const ScoreOptions options(call_.options, sequence_, place.head);
+    int first_query = place.tile * kQueries + query + lane_ % 4 * 2,
+        first_key = warp_key_ + m * 16;
+    // Or addresses of all scores of the tile are computed at once, and spilled.
+    asm volatile("" : "+r"(first_query), "+r"(first_key));
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const int i = place.tile * kQueries + query + lane_ % 4 * 2 + e % 2,
-                j = warp_key_ + m * 16 + e / 2 * 8;
+      const int i = first_query + e % 2, j = first_key + e / 2 * 8;
       float score = x[e] * factor[e % 2];
       if (i < sequence_.queries && j < sequence_.keys) score = options.score(score, i, j);
       x[e] = N::weight(score, rows[e % 2], parameters_);
@@ -620,6 +628,7 @@ class FlashBackward {
   /// Adds dS of query i and key j of a block of scores to dbias.
   __device__ __forceinline__ void add_bias_gradient(float gradient, int head, int i, int j) const {
     if (call_.bias_gradient.data == nullptr) return;
+    asm volatile("" : "+r"(i), "+r"(j));  // as in weigh_general()
     const Broadcast<float>& to = call_.bias_gradient;
     bool leader = true;
     if (to.query == 0) {  // the four lanes of a key

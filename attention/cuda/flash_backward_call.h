@@ -18,6 +18,12 @@ struct BackwardTiles {
     const int warp_keys = 4096 / dim, teams = dim == 64 ? 2 : 4;
     return {warp_keys, teams, warp_keys * teams, dim == 256 ? 32 : 64};
   }
+
+  /// Shared memory of a block: K, V and 1/|k|, two stages of Q, dO and four f32 per query, two of
+  /// 128-byte rows of scores.
+  QF_HOST_DEVICE constexpr int shared_bytes(int dim) const {
+    return keys * (4 * dim + 4) + 2 * queries * (4 * dim + 16) + 2 * keys * 128;
+  }
 };
 
 /// Rows that a block of the kernel before the tiles works on.
@@ -61,15 +67,14 @@ struct FlashBackwardCall {
   float *inverse_q, *inverse_k;  // (B, H, L), (B, Hk, S): scores of unit operands only
   std::int64_t zero_bytes, bytes;
 
-  /// `pairs` and `unit_operands` of the score. Without a workspace its pointers are offsets from
-  /// null: `bytes` is what is needed.
+  /// Without a workspace its pointers are null; `bytes` is what is needed.
   FlashBackwardCall(const Context& ctx, const AttentionProblem& problem);
 
   QF_HOST_DEVICE bool wants_parameters() const {
     return d_parameters[0] != nullptr || d_parameters[1] != nullptr || d_parameters[2] != nullptr ||
            d_parameters[3] != nullptr;
   }
-  int tile_dim() const { return padded_dim(dim > value_dim ? dim : value_dim); }
+  int padded() const { return padded_dim(dim > value_dim ? dim : value_dim); }
 
  private:
   void set_bias_gradient(const Context& ctx, const AttentionProblem& problem);
