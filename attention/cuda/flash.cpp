@@ -10,7 +10,7 @@
 
 #include "attention/cuda/flash_backward_call.h"
 #include "attention/cuda/flash_call.h"
-#include "attention/cuda/pairs.h"
+#include "attention/cuda/instances.h"
 #include "attention/policies.h"
 #include "attention/registry.h"
 #include "attention/workspace.h"
@@ -25,14 +25,21 @@ bool present(const Tensor& tensor) {
 
 struct Entry {
   std::string_view score, normalizer;
+  DType dtype;
+  int dim;
   void (*forward)(const Context&, const FlashForwardCall&);
   void (*backward)(const Context&, const AttentionProblem&);
 };
 
-#define QF_PAIR(S, N) \
-  {S::name, N::name, &FlashPair<S, N>::forward, &FlashBackwardPair<S, N>::backward},
-constexpr Entry kEntries[] = {QUIETFORMER_FLASH_CUDA_PAIRS(QF_PAIR)};
-#undef QF_PAIR
+#define QF_INSTANCE(S, N, T, dtype, dim)  \
+  {S::name,                               \
+   N::name,                               \
+   DType::dtype,                          \
+   dim,                                   \
+   &FlashInstance<S, N, T, dim>::forward, \
+   &FlashBackwardInstance<S, N, T, dim>::backward},
+constexpr Entry kEntries[] = {QUIETFORMER_FLASH_CUDA_INSTANCES(QF_INSTANCE)};
+#undef QF_INSTANCE
 
 bool unit_operands(const AttentionProblem& p) {
   return info_of(p.score).operands == Operands::unit_groups;
@@ -49,10 +56,15 @@ std::string_view score_of(const AttentionProblem& p) {
   return name_of(normalised_before(p) ? Score::dot : p.score);
 }
 
-/// Null when the build left the pair out.
-const Entry* find(const AttentionProblem& problem) {
+int dim_of(const AttentionProblem& p) {
+  return padded_dim(std::max(p.q.shape[3], p.v.shape[3]));
+}
+
+/// Null when the build left the instance out.
+const Entry* find(const AttentionProblem& p) {
   const auto* entry = std::find_if(std::begin(kEntries), std::end(kEntries), [&](const Entry& e) {
-    return e.score == score_of(problem) && e.normalizer == problem.normalizer;
+    return e.score == score_of(p) && e.normalizer == p.normalizer && e.dtype == p.q.dtype &&
+           e.dim == dim_of(p);
   });
   return entry == std::end(kEntries) ? nullptr : entry;
 }
@@ -136,14 +148,15 @@ class Flash final : public AttentionImplementation {
     if (p.q.device.type != DeviceType::cuda) return "runs on GPUs only";
     if (p.q.dtype != DType::bf16 && p.q.dtype != DType::f16)
       return fmt::format("type {}, takes bf16 and f16 on GPUs", name_of(p.q.dtype));
-    if (find(p) == nullptr)
-      return fmt::format(
-          "{} with {} is not in this build (QUIETFORMER_ATTENTION_INSTANCES={}, full has it)",
-          name_of(p.score), p.normalizer, kInstances);
     const bool forward = direction == Direction::forward;
     const std::int64_t most = *std::max_element(std::begin(kFlashDims), std::end(kFlashDims));
     for (const auto& [name, dim] : {std::pair{"D", p.q.shape[3]}, {"Dv", p.v.shape[3]}})
       if (dim > most) return fmt::format("head dim {} = {}, takes at most {}", name, dim, most);
+    if (find(p) == nullptr)
+      return fmt::format(
+          "{} with {} in {} for head dims up to {} is not in this build "
+          "(QUIETFORMER_ATTENTION_INSTANCES={}, full has it)",
+          name_of(p.score), p.normalizer, name_of(p.q.dtype), dim_of(p), kInstances);
     // Positions and blocks are counted in 32 bits.
     const std::int64_t rows = p.q.shape[0] * p.heads() * (p.q.shape[2] / 32 + p.batch() + 1),
                        columns = p.q.shape[0] * p.heads() * (p.k.shape[2] / 32 + p.batch() + 1);
@@ -151,8 +164,7 @@ class Flash final : public AttentionImplementation {
       return "more rows than 32 bits count";
     if (!forward)
       if (auto reason = too_little_shared_memory(p)) return reason;
-    if (forward && present(p.weights))
-      return "never holds the weights that the problem asks for";
+    if (forward && present(p.weights)) return "never holds the weights that the problem asks for";
     return std::nullopt;
   }
 
@@ -221,7 +233,6 @@ FlashForwardCall::FlashForwardCall(const Context& ctx, const AttentionProblem& p
       k{RowTensor(p.k), RowTensor(p.k2)},
       v(p.v),
       o(p.o),
-      bf16(p.q.dtype == DType::bf16),
       heads(static_cast<int>(p.heads())),
       group(static_cast<int>(p.heads() / p.kv_heads())),
       batch(static_cast<int>(p.q.shape[0])),

@@ -26,11 +26,6 @@ struct BackwardTiles {
   }
 };
 
-/// The dim of the kernel for features of this many.
-inline constexpr int padded_dim(std::int64_t most) {
-  return most <= 64 ? 64 : most <= 128 ? 128 : 256;
-}
-
 /// Rows that a block of the kernel before the tiles works on.
 inline constexpr int kRowsPerBlock = 32;
 
@@ -61,14 +56,14 @@ struct FlashBackwardCall {
   int query_slots, key_slots, row_blocks;  // tiles per (batch entry, head)
 
   // Workspace. What blocks add to comes first and starts as zeros.
-  float* query_sums[2];     // (B, H, query_slots) tiles of padded dim, in blocks of 32x32
-  float* element_partials;  // (B, H, key_slots, teams, pairs, kMaxHeadParameters)
-  float* scale_partials;    // (pairs, B, H, query_slots)
-  float* bias_copy;         // (key_slots, teams, bias_count)
-  unsigned* turns[2];       // (B, H, query_slots, warps), null: blocks need no order
-  unsigned* ticket;         // the next block, in order
-  float* row_partials;      // (B, H, row_blocks, kMaxHeadParameters)
-  float* delta;             // (B, H, L)
+  float* query_sums[2];          // (B, H, query_slots) tiles of padded dim, in blocks of 32x32
+  float* element_partials;       // (B, H, key_slots, teams, pairs, kMaxHeadParameters)
+  float* scale_partials;         // (pairs, B, H, query_slots)
+  float* bias_copy;              // (key_slots, teams, bias_count)
+  unsigned* turns[2];            // (B, H, query_slots, warps), null: blocks need no order
+  unsigned* ticket;              // the next block, in order
+  float* row_partials;           // (B, H, row_blocks, kMaxHeadParameters)
+  float* delta;                  // (B, H, L)
   float *inverse_q, *inverse_k;  // (B, H, L), (B, Hk, S): scores of unit operands only
   std::int64_t zero_bytes, bytes;
 
@@ -76,19 +71,19 @@ struct FlashBackwardCall {
   FlashBackwardCall(const Context& ctx, const AttentionProblem& problem);
 
   QF_HOST_DEVICE bool wants_parameters() const {
-    return d_parameters[0] != nullptr || d_parameters[1] != nullptr ||
-           d_parameters[2] != nullptr || d_parameters[3] != nullptr;
+    return d_parameters[0] != nullptr || d_parameters[1] != nullptr || d_parameters[2] != nullptr ||
+           d_parameters[3] != nullptr;
   }
-  int padded() const { return padded_dim(dim > value_dim ? dim : value_dim); }
+  int tile_dim() const { return padded_dim(dim > value_dim ? dim : value_dim); }
 
  private:
   void set_bias_gradient(const Context& ctx, const AttentionProblem& problem);
   void cut_workspace(const Context& ctx, const AttentionProblem& problem);
 };
 
-/// One (score, normaliser) pair; instantiated in generated sources, one per pair.
-template <class S, class N>
-struct FlashBackwardPair {
+/// The backward that goes with FlashInstance.
+template <class S, class N, class T, int dim>
+struct FlashBackwardInstance {
   /// Starts the kernels of backward for a problem that why_not() accepts.
   static void backward(const Context& ctx, const AttentionProblem& problem);
 };
