@@ -403,7 +403,7 @@ class FlashBackward {
 #pragma unroll
         for (int i = 0; i < 4; ++i)
           store_shared(own_word(place, m, i % 2, query + c * 16 + i / 2 * 8), words[c][m][i]);
-    arrive_at(kHanded + team_ * 2 + query / kHalf, 2 * kLanes);
+    wait_at(kHanded + team_ * 2 + query / kHalf, 2 * kLanes);
   }
 
   __device__ __forceinline__ float key_norm(int m, int r) const {

@@ -5,14 +5,10 @@
 
 namespace quietformer::cuda {
 
-/// Named barrier `id` (1 to 15; __syncthreads() is 0) of `threads` threads: waits for all of them.
-/// What they wrote before it or before arrive_at() is visible behind it.
+/// Named barrier `id` (1 to 15; __syncthreads() is 0) of `threads` threads, whole warps: waits for
+/// all of them, and what they wrote before is visible behind it.
 __device__ __forceinline__ void wait_at(int id, int threads) {
   asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-/// Counts as one of the threads of wait_at() and goes on.
-__device__ __forceinline__ void arrive_at(int id, int threads) {
-  asm volatile("barrier.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 __device__ __forceinline__ std::uint32_t load_word(std::uint32_t from) {
