@@ -127,10 +127,9 @@ std::optional<std::string> too_little_shared_memory(const AttentionProblem& p) {
             needed = BackwardTiles::of(dim).shared_bytes(dim);
   for (const Gpu& gpu : gpus()) {
     if (gpu.index != p.q.device.index) continue;
-    const int version = gpu.major * 10 + gpu.minor,
-              most = version == 80 || version == 87        ? 163
-                     : version >= 90 && version < 120 ? 227
-                                                      : 99;
+    const int version = gpu.major * 10 + gpu.minor, most = version == 80 || version == 87   ? 163
+                                                           : version >= 90 && version < 120 ? 227
+                                                                                            : 99;
     if (needed > most * 1024)
       return fmt::format(
           "head dim {}: a block of its backward takes {} bytes of shared memory, {} has {}",

@@ -102,9 +102,9 @@ class FlashBackward {
     if (!general || !call_.bias_in_order) {
       const int kv_heads = call_.heads / call_.group;
       kv_head_ = index / call_.key_slots % kv_heads;
-      sequence_ = FlashSequence::of<general>(call_.options, true, kKeys, index % call_.key_slots,
-                                             index / call_.key_slots / kv_heads, call_.queries,
-                                             call_.keys);
+      sequence_ =
+          FlashSequence::of<general>(call_.options, true, kKeys, index % call_.key_slots,
+                                     index / call_.key_slots / kv_heads, call_.queries, call_.keys);
       run_tile(index % call_.key_slots);
     } else {
       run_in_order(index);
@@ -124,8 +124,8 @@ class FlashBackward {
       if (const std::int32_t* const cu = call_.options.cu_keys; cu != nullptr) {
         const std::int32_t* const cu_queries = call_.options.cu_queries;
         slot += cu[b] / kKeys + b;
-        sequence_ = {b,     0,         cu_queries[b], cu_queries[b + 1] - cu_queries[b],
-                     cu[b], cu[b + 1] - cu[b], tile};
+        sequence_ = {
+            b, 0, cu_queries[b], cu_queries[b + 1] - cu_queries[b], cu[b], cu[b + 1] - cu[b], tile};
       }
 #pragma unroll 1
       for (int h = 0; h < call_.bias_kv_heads; ++h) {
@@ -177,9 +177,8 @@ class FlashBackward {
     const int begin = max(first_key_ - offset_ + call_.low[pair], 0),
               end = min(last_key + 1 - offset_ + call_.high[pair], sequence_.queries);
     const int first = begin / kQueries, last = (end - 1) / kQueries;
-    const int count = end > begin && call_.low[pair] <= call_.high[pair]
-                          ? (last - first + 1) * call_.group
-                          : 0;
+    const int count =
+        end > begin && call_.low[pair] <= call_.high[pair] ? (last - first + 1) * call_.group : 0;
     if (pair > 0) __syncthreads();  // dK has left the place of K
     copy_keys(pair);
     Place next{kv_head_ * call_.group, last, 0};
@@ -385,9 +384,9 @@ class FlashBackward {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           if constexpr (general) drop(now[c]);
-          add_products(now[c], out_gradients + static_cast<std::uint32_t>(
-                                                   first + half * kHalf + c * 16) *
-                                                   kRowBytes);
+          add_products(now[c],
+                       out_gradients +
+                           static_cast<std::uint32_t>(first + half * kHalf + c * 16) * kRowBytes);
         }
       }
     }
@@ -407,9 +406,9 @@ class FlashBackward {
   }
 
   __device__ __forceinline__ float key_norm(int m, int r) const {
-    return load_shared(shared_ + kNormsAt +
-                       static_cast<std::uint32_t>(
-                           (team_ * kWarpKeys + m * 16 + r * 8 + lane_ / 4) * 4));
+    return load_shared(
+        shared_ + kNormsAt +
+        static_cast<std::uint32_t>((team_ * kWarpKeys + m * 16 + r * 8 + lane_ / 4) * 4));
   }
 
   __device__ __forceinline__ void scale_rows(Scores& s) const {
@@ -442,8 +441,7 @@ class FlashBackward {
         for (int n = 0; n < kStep / 8; ++n)
 #pragma unroll
           for (int e = 0; e < 2; ++e)
-            if (!exists ||
-                static_cast<unsigned>(distance + n * 8 + e - m * 16 - r * 8) > width)
+            if (!exists || static_cast<unsigned>(distance + n * 8 + e - m * 16 - r * 8) > width)
               s[m][n][2 * r + e] = hidden;
       }
   }
@@ -459,8 +457,8 @@ class FlashBackward {
   __device__ __forceinline__ void load_pair(float (&pair)[2], const Place& place, int constant,
                                             int query) const {
     load_shared(pair[0], pair[1],
-                constants_of(place) +
-                    static_cast<std::uint32_t>(constant * kConstants + (query + lane_ % 4 * 2) * 4));
+                constants_of(place) + static_cast<std::uint32_t>(constant * kConstants +
+                                                                 (query + lane_ % 4 * 2) * 4));
   }
   __device__ __forceinline__ void load_rows(Row (&rows)[2], const Place& place, int query) const {
     if constexpr (N::row_normalised) {
@@ -504,8 +502,7 @@ class FlashBackward {
                                                 const Row (&rows)[2], int m, const Place& place,
                                                 int query) const {
     const ScoreOptions options(call_.options, sequence_, place.head);
-    int first_query = place.tile * kQueries + query + lane_ % 4 * 2,
-        first_key = warp_key_ + m * 16;
+    int first_query = place.tile * kQueries + query + lane_ % 4 * 2, first_key = warp_key_ + m * 16;
     // Or addresses of all scores of the tile are computed at once, and spilled.
     asm volatile("" : "+r"(first_query), "+r"(first_key));
 #pragma unroll
@@ -522,8 +519,8 @@ class FlashBackward {
                                                const Place& place, int query) const {
     const DropoutOptions dropout(call_.options, sequence_, place.head);
     if (!dropout.active()) return;
-    const std::uint32_t kept = dropout.kept_transposed(place.tile * kQueries + query,
-                                                       warp_key_ - lane_ / 4 + m * 16);
+    const std::uint32_t kept =
+        dropout.kept_transposed(place.tile * kQueries + query, warp_key_ - lane_ / 4 + m * 16);
 #pragma unroll
     for (int e = 0; e < 4; ++e)
       if ((kept >> e & 1) == 0) words[at + e / 2] |= e % 2 == 0 ? 0x8000u : 0x80000000u;
@@ -573,8 +570,7 @@ class FlashBackward {
       Row rows[2];
       load_rows(rows, place, query + half * 8);
       float delta[2] = {}, norm[2] = {1, 1};
-      if constexpr (N::delta_rule != DeltaRule::none)
-        load_pair(delta, place, 1, query + half * 8);
+      if constexpr (N::delta_rule != DeltaRule::none) load_pair(delta, place, 1, query + half * 8);
       if constexpr (kUnit) load_pair(norm, place, 2, query + half * 8);
 #pragma unroll
       for (int m = 0; m < kM; ++m)
@@ -836,8 +832,7 @@ class FlashBackward {
 
 template <class S, class N, class T, int dim, bool general>
 __global__ void __launch_bounds__(FlashBackward<S, N, T, dim, general>::kThreads,
-                                  FlashBackward<S, N, T, dim,
-                                                general>::kBlocksPerMultiprocessor)
+                                  FlashBackward<S, N, T, dim, general>::kBlocksPerMultiprocessor)
     flash_backward_kernel(const __grid_constant__ FlashBackwardCall call) {
   extern __shared__ __align__(1024) unsigned char shared[];
   int index = static_cast<int>(blockIdx.x);
