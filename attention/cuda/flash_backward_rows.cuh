@@ -4,7 +4,7 @@
 
 #include "attention/cuda/flash_backward_call.h"
 #include "attention/cuda/options.cuh"
-#include "attention/cuda/row_tile.cuh"
+#include "attention/cuda/row_sums.cuh"
 #include "attention/normalizer/normalizer.h"
 #include "attention/score/score.h"
 
