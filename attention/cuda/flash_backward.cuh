@@ -33,6 +33,9 @@
 // one addition, also when causal. Blocks take their place from a counter: whoever waits, waits for
 // blocks that run.
 //
+// flash_backward_weights.cuh, flash_backward_gradients.cuh and flash_backward_results.cuh have what
+// the warps do; this file has which tiles, in which order, and where they lie.
+//
 // Hidden keys get the weight 0, and dS is 0 with it. A score of two pairs runs the loop twice, for
 // the queries that see the keys as near and as far; dV goes on, dK starts again.
 //
@@ -43,8 +46,9 @@
 
 #include "attention/cuda/flash_backward_call.h"
 #include "attention/cuda/options.cuh"
-#include "attention/cuda/row_tile.cuh"
+#include "attention/cuda/row_sums.cuh"
 #include "attention/cuda/sync.cuh"
+#include "attention/cuda/tile.cuh"
 #include "attention/normalizer/normalizer.h"
 #include "attention/score/score.h"
 #include "core/math.h"
@@ -68,7 +72,7 @@ class FlashBackward {
   static constexpr int kBlocksPerMultiprocessor = dim == 64 ? 2 : 1;
 
  private:
-  using Tile = RowTile<dim, kThreads>;
+  using Tile = SharedRows<dim, kThreads>;
   static constexpr int kChunks = Tile::kChunks, kRowBytes = Tile::kRowBytes;
   static constexpr int kKeyBytes = kKeys * kRowBytes, kQueryBytes = kQueries * kRowBytes;
   static constexpr int kConstants = kQueries * 4;  // bytes of one f32 per query
@@ -102,9 +106,9 @@ class FlashBackward {
     if (!general || !call_.bias_in_order) {
       const int kv_heads = call_.heads / call_.group;
       kv_head_ = index / call_.key_slots % kv_heads;
-      sequence_ = FlashSequence::of<general>(call_.options, true, kKeys, index % call_.key_slots,
-                                             index / call_.key_slots / kv_heads, call_.queries,
-                                             call_.keys);
+      sequence_ =
+          FlashSequence::of<general>(call_.options, true, kKeys, index % call_.key_slots,
+                                     index / call_.key_slots / kv_heads, call_.queries, call_.keys);
       run_tile(index % call_.key_slots);
     } else {
       run_in_order(index);
@@ -124,8 +128,8 @@ class FlashBackward {
       if (const std::int32_t* const cu = call_.options.cu_keys; cu != nullptr) {
         const std::int32_t* const cu_queries = call_.options.cu_queries;
         slot += cu[b] / kKeys + b;
-        sequence_ = {b,     0,         cu_queries[b], cu_queries[b + 1] - cu_queries[b],
-                     cu[b], cu[b + 1] - cu[b], tile};
+        sequence_ = {
+            b, 0, cu_queries[b], cu_queries[b + 1] - cu_queries[b], cu[b], cu[b + 1] - cu[b], tile};
       }
 #pragma unroll 1
       for (int h = 0; h < call_.bias_kv_heads; ++h) {
@@ -177,9 +181,8 @@ class FlashBackward {
     const int begin = max(first_key_ - offset_ + call_.low[pair], 0),
               end = min(last_key + 1 - offset_ + call_.high[pair], sequence_.queries);
     const int first = begin / kQueries, last = (end - 1) / kQueries;
-    const int count = end > begin && call_.low[pair] <= call_.high[pair]
-                          ? (last - first + 1) * call_.group
-                          : 0;
+    const int count =
+        end > begin && call_.low[pair] <= call_.high[pair] ? (last - first + 1) * call_.group : 0;
     if (pair > 0) __syncthreads();  // dK has left the place of K
     copy_keys(pair);
     Place next{kv_head_ * call_.group, last, 0};
@@ -239,10 +242,10 @@ class FlashBackward {
 
   __device__ __forceinline__ void copy_keys(int pair) const {
     const auto copy = [&](const RowTensor& from, int to, int features) {
-      Tile::template copy<kKeys>(
-          shared_ + static_cast<std::uint32_t>(to), from,
-          from.rows(sequence_.batch, kv_head_) + sequence_.first_key * from.row, first_key_,
-          sequence_.keys, features);
+      auto rows = Tile::start(
+          from, from.rows(sequence_.batch, kv_head_) + sequence_.first_key * from.row, first_key_);
+      Tile::template copy<kKeys>(rows, shared_ + static_cast<std::uint32_t>(to), from,
+                                 sequence_.keys, features);
     };
     copy(call_.k[pair], 0, call_.dim);
     if (pair == 0) copy(call_.v, kValuesAt, call_.value_dim);
@@ -260,10 +263,10 @@ class FlashBackward {
   __device__ __forceinline__ void copy_queries(int pair, const Place& place) const {
     const int first = place.tile * kQueries;
     const auto copy = [&](const RowTensor& from, int to, int features) {
-      Tile::template copy<kQueries>(
-          queries_of(place) + static_cast<std::uint32_t>(to), from,
-          from.rows(sequence_.batch, place.head) + sequence_.first_query * from.row, first,
-          sequence_.queries, features);
+      auto rows = Tile::start(
+          from, from.rows(sequence_.batch, place.head) + sequence_.first_query * from.row, first);
+      Tile::template copy<kQueries>(rows, queries_of(place) + static_cast<std::uint32_t>(to), from,
+                                    sequence_.queries, features);
     };
     copy(call_.q[pair], 0, call_.dim);
     copy(call_.d_out, kQueryBytes, call_.value_dim);
@@ -307,43 +310,11 @@ class FlashBackward {
   /// A fragments of keys x 16 queries.
   using Words = std::uint32_t[kM][4];
 
-  /// S^T = rows others^T over all features.
-  __device__ __forceinline__ void multiply_rows(Scores& s, std::uint32_t rows,
-                                                std::uint32_t others) const {
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int n = 0; n < kStep / 8; ++n)
-#pragma unroll
-        for (float& value : s[m][n]) value = 0;
-    // Matrices of the rows: rows 0, 8 and features 0, 8; of the others: features 0, 8, rows 0, 8.
-    const int matrix = lane_ / 8, line = lane_ % 8;
-    std::uint32_t a = Tile::at(rows, matrix % 2 * 8 + line, matrix / 2);
-    const std::uint32_t b = Tile::at(others, matrix / 2 * 8 + line, matrix % 2);
-    asm volatile("" : "+r"(a));  // or its chunks are computed before the loop, and spilled
-#pragma unroll
-    for (int k = 0; k < dim / 16; ++k) {
-      std::uint32_t x[kM][4];
-#pragma unroll
-      for (int m = 0; m < kM; ++m) load_matrices(x[m], (a ^ 32 * k) + m * 16 * kRowBytes);
-#pragma unroll
-      for (int n = 0; n < kStep / 16; ++n) {
-        std::uint32_t w[4];
-        load_matrices(w, (b ^ 32 * k) + n * 16 * kRowBytes);
-#pragma unroll
-        for (int m = 0; m < kM; ++m) {
-          T::multiply(s[m][2 * n], x[m], w[0], w[1]);
-          T::multiply(s[m][2 * n + 1], x[m], w[2], w[3]);
-        }
-      }
-    }
-  }
-
   /// sums += words rows, of 16 queries.
   __device__ __forceinline__ void add_products(const Words& words, std::uint32_t rows) {
     // Matrices: queries 0, 8 and features 0, 8.
     const int matrix = lane_ / 8, line = lane_ % 8;
-    std::uint32_t b = Tile::at(rows, matrix % 2 * 8 + line, matrix / 2);
+    std::uint32_t b = Tile::chunk_address(rows, matrix % 2 * 8 + line, matrix / 2);
     asm volatile("" : "+r"(b));
 #pragma unroll
     for (int n = 0; n < dim / 16; ++n) {
@@ -357,110 +328,21 @@ class FlashBackward {
     }
   }
 
-  // --- the weights warps ---
+  // --- constants of rows ---
 
-  /// Weights of a tile, handed to the team, and dV += P^T dO.
-  __device__ __forceinline__ void weigh(int pair, const Place& place) {
-    const std::uint32_t queries = queries_of(place), out_gradients = queries + kQueryBytes;
-#pragma unroll 1
-    for (int first = 0; first < kQueries; first += kStep) {
-      Scores s;
-      multiply_rows(s, own_rows(0), queries + static_cast<std::uint32_t>(first) * kRowBytes);
-      if constexpr (kUnit) scale_rows(s);
-      hide(s, pair, place.tile * kQueries + first);
-      Words p[2];  // of 32 queries
-      make_weights(p, s, 0, place, first);
-#pragma unroll
-      for (int half = 0; half < kStep / kHalf; ++half) {
-        Words now[2];
-#pragma unroll
-        for (int c = 0; c < 2; ++c)
-#pragma unroll
-          for (int m = 0; m < kM; ++m)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) now[c][m][i] = p[c][m][i];
-        hand_over(now, place, first + half * kHalf);
-        // While the products of 32 queries run, the weights of the next 32 are computed.
-        if ((half + 1) * kHalf < kStep) make_weights(p, s, half + 1, place, first);
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          if constexpr (general) drop(now[c]);
-          add_products(now[c], out_gradients + static_cast<std::uint32_t>(
-                                                   first + half * kHalf + c * 16) *
-                                                   kRowBytes);
-        }
-      }
-    }
-  }
-
-  /// P^T of 32 queries to the other warp of the team.
-  __device__ __forceinline__ void hand_over(const Words (&words)[2], const Place& place,
-                                            int query) const {
-#pragma unroll
-    for (int c = 0; c < 2; ++c)
-#pragma unroll
-      for (int m = 0; m < kM; ++m)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          store_shared(own_word(place, m, i % 2, query + c * 16 + i / 2 * 8), words[c][m][i]);
-    wait_at(kHanded + team_ * 2 + query / kHalf, 2 * kLanes);
-  }
-
+  /// 1/|k| of key row m, r of this lane.
   __device__ __forceinline__ float key_norm(int m, int r) const {
-    return load_shared(shared_ + kNormsAt +
-                       static_cast<std::uint32_t>(
-                           (team_ * kWarpKeys + m * 16 + r * 8 + lane_ / 4) * 4));
-  }
-
-  __device__ __forceinline__ void scale_rows(Scores& s) const {
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float norm = key_norm(m, r);
-#pragma unroll
-        for (int n = 0; n < kStep / 8; ++n) s[m][n][2 * r] *= norm, s[m][n][2 * r + 1] *= norm;
-      }
-  }
-
-  /// Scores of keys that queries from `first` on do not see to what a scaled -inf comes from.
-  __device__ __forceinline__ void hide(Scores& s, int pair, int first) const {
-    const int low = call_.low[pair], high = call_.high[pair];
-    const int warp_first = first_key_ + team_ * kWarpKeys, warp_end = warp_first + kWarpKeys;
-    const int nearest = first + offset_ - (warp_end - 1),
-              farthest = min(first + kStep, sequence_.queries) - 1 + offset_ - warp_first;
-    if (nearest >= low && farthest <= high && warp_end <= sequence_.keys) return;
-    const float hidden = call_.scale > 0 ? -math::kInfinity<float> : math::kInfinity<float>;
-    const unsigned width = static_cast<unsigned>(high - low);
-    const int distance = first + offset_ + lane_ % 4 * 2 - warp_key_ - low;
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const bool exists = warp_key_ + m * 16 + r * 8 < sequence_.keys;
-#pragma unroll
-        for (int n = 0; n < kStep / 8; ++n)
-#pragma unroll
-          for (int e = 0; e < 2; ++e)
-            if (!exists ||
-                static_cast<unsigned>(distance + n * 8 + e - m * 16 - r * 8) > width)
-              s[m][n][2 * r + e] = hidden;
-      }
-  }
-
-  __device__ __forceinline__ float weight_of(float x, float factor, const Row& row) const {
-    if constexpr (requires { N::weight_of_product(x, factor, row, parameters_); })
-      return N::weight_of_product(x, factor, row, parameters_);
-    else
-      return N::weight(x * factor, row, parameters_);
+    return load_shared(
+        shared_ + kNormsAt +
+        static_cast<std::uint32_t>((team_ * kWarpKeys + m * 16 + r * 8 + lane_ / 4) * 4));
   }
 
   /// A constant of two neighbouring queries.
   __device__ __forceinline__ void load_pair(float (&pair)[2], const Place& place, int constant,
                                             int query) const {
     load_shared(pair[0], pair[1],
-                constants_of(place) +
-                    static_cast<std::uint32_t>(constant * kConstants + (query + lane_ % 4 * 2) * 4));
+                constants_of(place) + static_cast<std::uint32_t>(constant * kConstants +
+                                                                 (query + lane_ % 4 * 2) * 4));
   }
   __device__ __forceinline__ void load_rows(Row (&rows)[2], const Place& place, int query) const {
     if constexpr (N::row_normalised) {
@@ -470,356 +352,56 @@ class FlashBackward {
     }
   }
 
+  // --- the weights warps: flash_backward_weights.cuh ---
+
+  /// Weights of a tile, handed to the team, and dV += P^T dO.
+  __device__ __forceinline__ void weigh(int pair, const Place& place);
+  __device__ __forceinline__ void scale_rows(Scores& s) const;
+  /// Scores of keys that queries from `first` on do not see become what scales to -inf.
+  __device__ __forceinline__ void hide(Scores& s, int pair, int first) const;
   /// P^T of 32 queries of the scores; `first` is the first of all.
   __device__ __forceinline__ void make_weights(Words (&p)[2], Scores& s, int half,
-                                               const Place& place, int first) const {
-#pragma unroll
-    for (int n = half * 4; n < half * 4 + 4; ++n) {
-      Row rows[2];
-      load_rows(rows, place, first + n * 8);
-      float factor[2] = {call_.scale, call_.scale};
-      if constexpr (kUnit) {
-        load_pair(factor, place, 2, first + n * 8);
-        factor[0] *= call_.scale, factor[1] *= call_.scale;
-      }
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-        float(&x)[4] = s[m][n];
-        if constexpr (general) {
-          weigh_general(x, factor, rows, m, place, first + n * 8);
-        } else {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) x[e] = weight_of(x[e], factor[e % 2], rows[e % 2]);
-        }
-        std::uint32_t(&to)[4] = p[n % 4 / 2][m];
-        to[n % 2 * 2] = T::pack(x[0], x[1]), to[n % 2 * 2 + 1] = T::pack(x[2], x[3]);
-        if constexpr (general) mark_dropped(to, n % 2 * 2, m, place, first + n * 8);
-      }
-    }
-  }
-
-  // --- options of the weights ---
-
+                                               const Place& place, int first) const;
   __device__ __forceinline__ void weigh_general(float (&x)[4], const float (&factor)[2],
                                                 const Row (&rows)[2], int m, const Place& place,
-                                                int query) const {
-    const ScoreOptions options(call_.options, sequence_, place.head);
-    int first_query = place.tile * kQueries + query + lane_ % 4 * 2,
-        first_key = warp_key_ + m * 16;
-    // Or addresses of all scores of the tile are computed at once, and spilled.
-    asm volatile("" : "+r"(first_query), "+r"(first_key));
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int i = first_query + e % 2, j = first_key + e / 2 * 8;
-      float score = x[e] * factor[e % 2];
-      if (i < sequence_.queries && j < sequence_.keys) score = options.score(score, i, j);
-      x[e] = N::weight(score, rows[e % 2], parameters_);
-    }
-  }
-
+                                                int query) const;
   /// The sign of a weight says that dropout takes it away.
   __device__ __forceinline__ void mark_dropped(std::uint32_t (&words)[4], int at, int m,
-                                               const Place& place, int query) const {
-    const DropoutOptions dropout(call_.options, sequence_, place.head);
-    if (!dropout.active()) return;
-    const std::uint32_t kept = dropout.kept_transposed(place.tile * kQueries + query,
-                                                       warp_key_ - lane_ / 4 + m * 16);
-#pragma unroll
-    for (int e = 0; e < 4; ++e)
-      if ((kept >> e & 1) == 0) words[at + e / 2] |= e % 2 == 0 ? 0x8000u : 0x80000000u;
-  }
-
+                                               const Place& place, int query) const;
   /// Dropped weights to 0.
-  __device__ __forceinline__ static void drop(Words& words) {
-#pragma unroll
-    for (auto& fragment : words)
-#pragma unroll
-      for (std::uint32_t& word : fragment) {
-        if (word & 0x8000u) word &= 0xFFFF0000u;
-        if (word & 0x80000000u) word &= 0xFFFFu;
-      }
-  }
+  __device__ __forceinline__ static void drop(Words& words);
+  /// P^T of 32 queries to the other warp of the team.
+  __device__ __forceinline__ void hand_over(const Words (&words)[2], const Place& place,
+                                            int query) const;
 
-  // --- the gradients warps ---
+  // --- the gradients warps, and dQ: flash_backward_gradients.cuh ---
 
   /// dS of a tile, for all, and dK += dS^T Q.
-  __device__ __forceinline__ void differentiate(const Place& place) {
-    const std::uint32_t queries = queries_of(place);
-#pragma unroll 1
-    for (int first = 0; first < kQueries; first += kStep) {
-      Scores s;
-      multiply_rows(s, own_rows(kValuesAt),
-                    queries + kQueryBytes + static_cast<std::uint32_t>(first) * kRowBytes);
-#pragma unroll
-      for (int half = 0; half < kStep / kHalf; ++half) {
-        wait_at(kHanded + team_ * 2 + (first + half * kHalf) / kHalf, 2 * kLanes);
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          Words words;
-          make_gradients(words, s, half * 2 + c, place, first);
-          add_products(words, queries + static_cast<std::uint32_t>(first + half * kHalf + c * 16) *
-                                            kRowBytes);
-        }
-      }
-    }
-  }
-
+  __device__ __forceinline__ void differentiate(const Place& place);
   /// dS^T of queries `first` + 16 c to + 15.
   __device__ __forceinline__ void make_gradients(Words& words, const Scores& dweights, int c,
-                                                 const Place& place, int first) {
-    const int query = first + c * 16;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {  // 8 queries
-      Row rows[2];
-      load_rows(rows, place, query + half * 8);
-      float delta[2] = {}, norm[2] = {1, 1};
-      if constexpr (N::delta_rule != DeltaRule::none)
-        load_pair(delta, place, 1, query + half * 8);
-      if constexpr (kUnit) load_pair(norm, place, 2, query + half * 8);
-#pragma unroll
-      for (int m = 0; m < kM; ++m)
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          std::uint32_t& word = words[m][half * 2 + r];
-          const std::uint32_t at = own_word(place, m, r, query + half * 8);
-          word = load_word(at);
-          float gradient[2];
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            float weight = e == 0 ? T::low(word) : T::high(word);
-            float dweight = dweights[m][c * 2 + half][2 * r + e];
-            if constexpr (general) {
-              if (call_.options.dropout) {
-                dweight = std::signbit(weight) ? 0.0f : dweight * call_.options.kept;
-                weight = fabsf(weight);
-              }
-            }
-            // Scores do not come this far.
-            const Element<float> element{math::kNaN<float>, weight, dweight};
-            gradient[e] = N::dscore(element, delta[e], rows[e], parameters_);
-            if constexpr (kSums > 0)
-#pragma unroll
-              for (int k = 0; k < kSums; ++k)
-                element_sums_[k] +=
-                    N::element_gradient(k, element, gradient[e], rows[e], parameters_);
-            if constexpr (general)
-              add_bias_gradient(gradient[e], place.head,
-                                place.tile * kQueries + query + half * 8 + lane_ % 4 * 2 + e,
-                                warp_key_ + m * 16 + r * 8);
-          }
-          if constexpr (kUnit) {
-            const float own = bounded(key_norm(m, r));
-            store_shared(at, T::pack(gradient[0] * own, gradient[1] * own));
-            word = T::pack(gradient[0] * bounded(norm[0]), gradient[1] * bounded(norm[1]));
-          } else {
-            word = T::pack(gradient[0], gradient[1]);
-            store_shared(at, word);
-          }
-        }
-    }
-  }
-
+                                                 const Place& place, int first);
   /// A factor 1/|x| that f16 holds times a gradient: the rows shorter than 2^-12 that this touches
   /// are zeros or subnormals of f16.
-  __device__ __forceinline__ static float bounded(float inverse_norm) {
-    return std::is_same_v<T, F16> ? fminf(inverse_norm, 4096.0f) : inverse_norm;
-  }
-
+  __device__ __forceinline__ static float bounded(float inverse_norm);
   /// Adds dS of query i and key j of a block of scores to dbias.
-  __device__ __forceinline__ void add_bias_gradient(float gradient, int head, int i, int j) const {
-    if (call_.bias_gradient.data == nullptr) return;
-    asm volatile("" : "+r"(i), "+r"(j));  // as in weigh_general()
-    const Broadcast<float>& to = call_.bias_gradient;
-    bool leader = true;
-    if (to.query == 0) {  // the four lanes of a key
-      gradient += __shfl_xor_sync(0xFFFFFFFFu, gradient, 1);
-      gradient += __shfl_xor_sync(0xFFFFFFFFu, gradient, 2);
-      leader = lane_ % 4 == 0;
-    }
-    if (to.key == 0) {  // the eight lanes of a query
-      gradient += __shfl_xor_sync(0xFFFFFFFFu, gradient, 4);
-      gradient += __shfl_xor_sync(0xFFFFFFFFu, gradient, 8);
-      gradient += __shfl_xor_sync(0xFFFFFFFFu, gradient, 16);
-      leader = leader && lane_ / 4 == 0;
-    }
-    if (gradient == 0) return;
-    // A leader's query or key may lie outside where others of its sum do not.
-    if (!leader || (to.query != 0 && i >= sequence_.queries) ||
-        (to.key != 0 && j >= sequence_.keys))
-      return;
-    const std::int64_t at = sequence_.index * to.batch + head * to.head + i * to.query + j * to.key;
-    if (!call_.bias_in_order)
-      atomicAdd(const_cast<float*>(to.data) + at, gradient);
-    else if (call_.bias_copies)
-      call_.bias_copy[(std::int64_t{slot_} * kTeams + team_) * call_.bias_count + at] += gradient;
-    else
-      const_cast<float*>(to.data)[at] += gradient;
-  }
-
-  __device__ __forceinline__ void write_element_sums(int pair, int head) {
-    if constexpr (kSums > 0) {
-      float* const to =
-          call_.element_partials +
-          (((std::int64_t{sequence_.batch} * call_.heads + head) * call_.key_slots + slot_) *
-               kTeams * S::pairs +
-           team_ * S::pairs + pair) *
-              kMaxHeadParameters;
-#pragma unroll
-      for (int k = 0; k < kSums; ++k) {
-        float sum = element_sums_[k];
-#pragma unroll
-        for (int distance = 16; distance > 0; distance /= 2)
-          sum += __shfl_xor_sync(0xFFFFFFFFu, sum, distance);
-        if (lane_ == 0) to[k] = sum;
-      }
-    }
-  }
-
-  // --- dQ ---
-
+  __device__ __forceinline__ void add_bias_gradient(float gradient, int head, int i, int j) const;
+  __device__ __forceinline__ void write_element_sums(int pair, int head);
   /// dS K of 32 queries and 32 features, added to the sums of all blocks.
-  __device__ __forceinline__ void add_query_gradients(int pair, const Place& place) const {
-    static_assert(kQueries / 32 * (dim / 32) == 2 * kTeams);
-    const int queries = warp_ / (dim / 32), features = warp_ % (dim / 32);
-    float c[2][4][4] = {};
-    // Matrices of dS: queries 0, 8 and keys 0, 8; of K: keys 0, 8 and features 0, 8.
-    const int matrix = lane_ / 8, line = lane_ % 8;
-    const std::uint32_t a = score_at(place, matrix / 2 * 8 + line, queries * 4 + matrix % 2),
-                        b = Tile::at(shared_, matrix % 2 * 8 + line, features * 4 + matrix / 2);
-#pragma unroll
-    for (int k = 0; k < kKeys / 16; ++k) {
-      std::uint32_t x[2][4];
-#pragma unroll
-      for (int m = 0; m < 2; ++m) load_transposed(x[m], (a ^ 32 * m) + k * 16 * kScoreRow);
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        std::uint32_t w[4];
-        load_transposed(w, (b ^ 32 * n) + k * 16 * kRowBytes);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          T::multiply(c[m][2 * n], x[m], w[0], w[1]);
-          T::multiply(c[m][2 * n + 1], x[m], w[2], w[3]);
-        }
-      }
-    }
-    int slot = place.tile;
-    if constexpr (general)
-      if (call_.options.cu_queries != nullptr)
-        slot += sequence_.first_query / kQueries + sequence_.index;
-    const std::int64_t block =
-        ((std::int64_t{sequence_.batch} * call_.heads + place.head) * call_.query_slots + slot) *
-            2 * kTeams +
-        warp_;
-    float* const sums = call_.query_sums[pair] + block * kSumBlock;
-    if (call_.turns[pair] == nullptr) {
-      add_to_block(sums, c, lane_);
-      return;
-    }
-    // As many blocks come before as there are tiles of keys that the queries see and before mine.
-    const int first_seen = max(place.tile * kQueries + offset_ - call_.high[pair], 0);
-    const unsigned turn = static_cast<unsigned>(sequence_.tile - first_seen / kKeys);
-    if (lane_ == 0) wait_for_turn(call_.turns[pair] + block, turn);
-    __syncwarp();
-    add_to_block(sums, c, lane_);
-    __syncwarp();
-    if (lane_ == 0) pass_turn(call_.turns[pair] + block, turn);
-  }
+  __device__ __forceinline__ void add_query_gradients(int pair, const Place& place) const;
 
-  // --- results ---
+  // --- results: flash_backward_results.cuh ---
 
   /// dK of a pair, through the warp's rows of K.
-  __device__ __forceinline__ void write_keys(int pair) {
-    const RowTensor& dk = call_.dk[pair];
-    if (dk.data == nullptr) return;
-    if constexpr (kUnit) {
-      differentiate_norm();
-    } else {
-#pragma unroll
-      for (int m = 0; m < kM; ++m)
-#pragma unroll
-        for (int n = 0; n < dim / 8; ++n)
-#pragma unroll
-          for (float& value : sums_[m][n]) value *= call_.scale;
-    }
-    write_rows(dk, own_rows(0), call_.dim);
-  }
-
-  __device__ __forceinline__ void write_values() {
-    if (call_.dv.data == nullptr) return;
-    if constexpr (general) {
-#pragma unroll
-      for (int m = 0; m < kM; ++m)
-#pragma unroll
-        for (int n = 0; n < dim / 8; ++n)
-#pragma unroll
-          for (float& value : sums_[m][n]) value *= call_.options.kept;
-    }
-    write_rows(call_.dv, own_rows(kValuesAt), call_.value_dim);
-  }
-
+  __device__ __forceinline__ void write_keys(int pair);
+  __device__ __forceinline__ void write_values();
   /// Sums of unit rows to the gradient of the rows as they are: with y = k / |k| and dy,
   /// dk = (dy - y (y.dy)) / |k|.
-  __device__ __forceinline__ void differentiate_norm() {
-    const std::uint32_t keys = own_rows(0) + static_cast<std::uint32_t>(lane_ % 4 * 4);
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int row = m * 16 + r * 8 + lane_ / 4;
-        float squares = 0, product = 0;
-#pragma unroll
-        for (int n = 0; n < kChunks; ++n) {
-          const std::uint32_t word = load_word(Tile::at(keys, row, n));
-          const float low = T::low(word), high = T::high(word);
-          squares += low * low;
-          squares += high * high;
-          product += low * sums_[m][n][2 * r];
-          product += high * sums_[m][n][2 * r + 1];
-        }
-#pragma unroll
-        for (int distance = 1; distance <= 2; distance *= 2) {
-          squares += __shfl_xor_sync(0xFFFFFFFFu, squares, distance);
-          product += __shfl_xor_sync(0xFFFFFFFFu, product, distance);
-        }
-        const float inverse = S::inverse_norm(squares), scale = call_.scale,
-                    projection = S::projection(scale * product * inverse, squares) * inverse;
-#pragma unroll
-        for (int n = 0; n < kChunks; ++n) {
-          const std::uint32_t word = load_word(Tile::at(keys, row, n));
-          float &low = sums_[m][n][2 * r], &high = sums_[m][n][2 * r + 1];
-          low = (scale * low - T::low(word) * projection) * inverse;
-          high = (scale * high - T::high(word) * projection) * inverse;
-        }
-      }
-  }
-
+  __device__ __forceinline__ void differentiate_norm();
   /// The warp's sums to its keys' rows of a tensor, through `rows` in shared memory, so that rows
   /// leave in whole chunks.
   __device__ __forceinline__ void write_rows(const RowTensor& to, std::uint32_t rows,
-                                             int features) const {
-    __syncwarp();
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int r = 0; r < 2; ++r)
-#pragma unroll
-        for (int n = 0; n < kChunks; ++n)
-          store_shared(Tile::at(rows, m * 16 + r * 8 + lane_ / 4, n) +
-                           static_cast<std::uint32_t>(lane_ % 4 * 4),
-                       T::pack(sums_[m][n][2 * r], sums_[m][n][2 * r + 1]));
-    __syncwarp();
-    const int first = first_key_ + team_ * kWarpKeys;
-    std::uint16_t* const start =
-        to.rows(sequence_.batch, kv_head_) + (sequence_.first_key + first) * to.row;
-#pragma unroll 4
-    for (int i = lane_; i < kWarpKeys * kChunks; i += kLanes) {
-      const int row = i / kChunks, chunk = i % kChunks;
-      if (first + row >= sequence_.keys) continue;
-      std::uint32_t words[4];
-      load_shared(words, Tile::at(rows, row, chunk));
-      write_chunk(to, start + row * to.row, chunk, features, words);
-    }
-  }
+                                             int features) const;
 
   const FlashBackwardCall& call_;
   const std::uint32_t shared_;
@@ -834,10 +416,17 @@ class FlashBackward {
   float sums_[kM][kChunks][4];  // dV of a weights warp, dK of a gradients warp
 };
 
+}  // namespace quietformer::cuda
+
+#include "attention/cuda/flash_backward_gradients.cuh"
+#include "attention/cuda/flash_backward_results.cuh"
+#include "attention/cuda/flash_backward_weights.cuh"
+
+namespace quietformer::cuda {
+
 template <class S, class N, class T, int dim, bool general>
 __global__ void __launch_bounds__(FlashBackward<S, N, T, dim, general>::kThreads,
-                                  FlashBackward<S, N, T, dim,
-                                                general>::kBlocksPerMultiprocessor)
+                                  FlashBackward<S, N, T, dim, general>::kBlocksPerMultiprocessor)
     flash_backward_kernel(const __grid_constant__ FlashBackwardCall call) {
   extern __shared__ __align__(1024) unsigned char shared[];
   int index = static_cast<int>(blockIdx.x);

@@ -57,7 +57,7 @@ FlashBackwardCall::FlashBackwardCall(const Context& ctx, const AttentionProblem&
     defaults[i] = static_cast<float>(infos[i].default_value);
     d_parameters[i] = floats(p.d_head_parameters[i]);
   }
-  const BackwardTiles tiles = BackwardTiles::of(tile_dim());
+  const BackwardTiles tiles = BackwardTiles::of(padded());
   // Packed sequences are known on the GPU alone; here, how many there are.
   const auto slots = [&](std::int64_t length, int rows) {
     return p.packed() ? static_cast<int>(length / rows + p.batch()) : ceil_div(length, rows);
@@ -86,8 +86,8 @@ void FlashBackwardCall::set_bias_gradient(const Context& ctx, const AttentionPro
 }
 
 void FlashBackwardCall::cut_workspace(const Context& ctx, const AttentionProblem& p) {
-  const int padded = tile_dim(), pairs = p.score == Score::piecewise ? 2 : 1;
-  const BackwardTiles tiles = BackwardTiles::of(padded);
+  const int width = padded(), pairs = p.score == Score::piecewise ? 2 : 1;
+  const BackwardTiles tiles = BackwardTiles::of(width);
   auto* const start = static_cast<std::uint8_t*>(p.workspace.data);
   Carver carve;
   const auto take = [&]<class U>(U*& pointer, std::int64_t count) {
@@ -99,7 +99,7 @@ void FlashBackwardCall::cut_workspace(const Context& ctx, const AttentionProblem
   query_sums[0] = query_sums[1] = nullptr;
   turns[0] = turns[1] = nullptr;
   for (int pair = 0; pair < pairs; ++pair) {
-    take(query_sums[pair], query_tiles * tiles.queries * padded);
+    take(query_sums[pair], query_tiles * tiles.queries * width);
     if (ctx.deterministic) take(turns[pair], query_tiles * tiles.teams * 2);
   }
   take(ticket, 1);

@@ -74,7 +74,7 @@ struct FlashBackwardCall {
     return d_parameters[0] != nullptr || d_parameters[1] != nullptr || d_parameters[2] != nullptr ||
            d_parameters[3] != nullptr;
   }
-  int tile_dim() const { return padded_dim(dim > value_dim ? dim : value_dim); }
+  int padded() const { return padded_dim(dim > value_dim ? dim : value_dim); }
 
  private:
   void set_bias_gradient(const Context& ctx, const AttentionProblem& problem);

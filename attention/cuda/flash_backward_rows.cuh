@@ -4,7 +4,7 @@
 
 #include "attention/cuda/flash_backward_call.h"
 #include "attention/cuda/options.cuh"
-#include "attention/cuda/row_tile.cuh"
+#include "attention/cuda/row_sums.cuh"
 #include "attention/normalizer/normalizer.h"
 #include "attention/score/score.h"
 
@@ -89,17 +89,16 @@ __global__ void __launch_bounds__(kRowThreads)
   const int slot = static_cast<int>(blockIdx.x) % call.query_slots,
             head = static_cast<int>(blockIdx.x) / call.query_slots % call.heads,
             batch = static_cast<int>(blockIdx.x) / call.query_slots / call.heads;
-  const FlashSequence sequence = FlashSequence::of<true>(call.options, false, kQueries, slot, batch,
-                                                         call.queries, call.keys);
+  const FlashSequence sequence =
+      FlashSequence::of<true>(call.options, false, kQueries, slot, batch, call.queries, call.keys);
   const int first = sequence.tile * kQueries;
   if (first >= sequence.queries) return;
   const RowTensor &q = call.q[pair], &dq = call.dq[pair];
   const std::uint16_t* const q_rows =
       q.rows(sequence.batch, head) + (sequence.first_query + first) * q.row;
   std::uint16_t* const dq_rows =
-      dq.data == nullptr
-          ? nullptr
-          : dq.rows(sequence.batch, head) + (sequence.first_query + first) * dq.row;
+      dq.data == nullptr ? nullptr
+                         : dq.rows(sequence.batch, head) + (sequence.first_query + first) * dq.row;
   const float* const sums = call.query_sums[pair] + std::int64_t{blockIdx.x} * kQueries * dim;
   float d_scale = 0;
   for (int at = static_cast<int>(threadIdx.x); at < kQueries / 2 * kChunks; at += kRowThreads) {
@@ -129,8 +128,7 @@ __global__ void __launch_bounds__(kRowThreads)
       float inverse = 1;
       if constexpr (kUnit) {
         inverse = S::inverse_norm(square);
-        const float projection =
-            S::projection(call.scale * product * inverse, square) * inverse;
+        const float projection = S::projection(call.scale * product * inverse, square) * inverse;
 #pragma unroll
         for (int f = 0; f < 8; ++f) {
           const float y = f % 2 == 0 ? T::low(words[f / 2]) : T::high(words[f / 2]);
@@ -150,8 +148,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
   if (call.d_scale == nullptr) return;
   d_scale = sum_of_block(d_scale);
-  if (threadIdx.x == 0)
-    call.scale_partials[std::int64_t{pair} * gridDim.x + blockIdx.x] = d_scale;
+  if (threadIdx.x == 0) call.scale_partials[std::int64_t{pair} * gridDim.x + blockIdx.x] = d_scale;
 }
 
 /// Gradients of the parameters of head blockIdx.x, and of scale in one block more: their parts in
@@ -163,8 +160,7 @@ __global__ void __launch_bounds__(kRowThreads)
   if (head == call.heads) {
     if (call.d_scale == nullptr) return;
     float sum = 0;
-    const std::int64_t count =
-        std::int64_t{S::pairs} * call.batch * call.heads * call.query_slots;
+    const std::int64_t count = std::int64_t{S::pairs} * call.batch * call.heads * call.query_slots;
     for (std::int64_t i = threadIdx.x; i < count; i += kRowThreads) sum += call.scale_partials[i];
     sum = sum_of_block(sum);
     if (threadIdx.x == 0) *call.d_scale = sum;

@@ -112,11 +112,11 @@ void unit_groups_backward(const Context& ctx, const Tensor& dx, const Tensor& x,
   const CurrentDevice current(ctx.device);
   const std::int64_t rows = rows_of(x);
   if (rows == 0 || !dx) return;
-  launch(ctx, "unit groups backward", shape_for_rows(rows),
-         x.dtype == DType::bf16 ? unit_groups_backward_kernel<Bf16>
-                                : unit_groups_backward_kernel<F16>,
-         RowTensor(dx), RowTensor(x), rows, static_cast<int>(x.shape[1]),
-         static_cast<int>(x.shape[2]), static_cast<int>(x.shape[3]), groups);
+  launch(
+      ctx, "unit groups backward", shape_for_rows(rows),
+      x.dtype == DType::bf16 ? unit_groups_backward_kernel<Bf16> : unit_groups_backward_kernel<F16>,
+      RowTensor(dx), RowTensor(x), rows, static_cast<int>(x.shape[1]), static_cast<int>(x.shape[2]),
+      static_cast<int>(x.shape[3]), groups);
 }
 
 }  // namespace quietformer::cuda

@@ -81,8 +81,8 @@ TEST_P(GpuFlashBackward, HasTheSameBitsInEveryRun) {
 TEST_P(GpuFlashBackward, SumsABroadcastBiasInTheSameOrderInEveryRun) {
   options_.B = 3, options_.H = 4, options_.Hk = 2, options_.L = 200, options_.S = 300;
   options_.D = options_.Dv = 64;
-  for (const Shape& bias : {Shape{1, 1, 200, 300}, Shape{1, 4, 1, 300}, Shape{3, 1, 200, 1},
-                            Shape{1, 1, 1, 1}}) {
+  for (const Shape& bias :
+       {Shape{1, 1, 200, 300}, Shape{1, 4, 1, 300}, Shape{3, 1, 200, 1}, Shape{1, 1, 1, 1}}) {
     options_.bias = bias;
     GpuBackwardCase gpu(options_);
     gpu.forward();

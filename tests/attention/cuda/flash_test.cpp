@@ -11,9 +11,9 @@
 namespace quietformer {
 namespace {
 
+using test::gpu_tensor;
 using test::GpuCase;
 using test::GpuOptions;
-using test::gpu_tensor;
 
 class GpuFlash : public testing::TestWithParam<test::Pair> {
  protected:

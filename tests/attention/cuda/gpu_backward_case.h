@@ -29,8 +29,7 @@ class GpuBackwardCase : public GpuCase {
     if (r.dbias) problem_.dbias = sum_like(r.dbias);
     problem_.dscale = sum_like(r.dscale);
     backward_workspace_ = OwnedTensor(
-        DType::u8,
-        {workspace_bytes(cuda::flash_implementation(), ctx_, problem_)}, kGpu);
+        DType::u8, {workspace_bytes(cuda::flash_implementation(), ctx_, problem_)}, kGpu);
     problem_.workspace = backward_workspace_;
   }
 
@@ -78,8 +77,8 @@ class GpuBackwardCase : public GpuCase {
     }
     for (int k = 0; k < kMaxHeadParameters; ++k)
       expect_sum("gradient of head parameter " + std::to_string(k),
-                 problem_.d_head_parameters[std::size_t(k)],
-                 r.d_head_parameters[std::size_t(k)], unfused.parameters[std::size_t(k)]);
+                 problem_.d_head_parameters[std::size_t(k)], r.d_head_parameters[std::size_t(k)],
+                 unfused.parameters[std::size_t(k)]);
     expect_sum("dbias", problem_.dbias, r.dbias, unfused.bias);
     expect_sum("dscale", problem_.dscale, r.dscale, unfused.scale);
   }
@@ -148,7 +147,8 @@ class GpuBackwardCase : public GpuCase {
     const AttentionProblem& p = reference_.problem;
     Unfused u;
     for (const auto& [name, member] : kRows)
-      u.rows[index_of(name)].assign(std::size_t(std::max<std::int64_t>((p.*member).count(), 0)), 0.0);
+      u.rows[index_of(name)].assign(std::size_t(std::max<std::int64_t>((p.*member).count(), 0)),
+                                    0.0);
     for (Sums& parameter : u.parameters) parameter = Sums(p.heads());
     u.bias = Sums(p.dbias ? p.dbias.count() : 0);
     u.scale = Sums(1);
@@ -184,8 +184,8 @@ class GpuBackwardCase : public GpuCase {
       for (std::int64_t c = at; c < at + size; ++c)
         product += rounded(get(x, c) / norm) * gradient[std::size_t(c)];
       for (std::int64_t c = at; c < at + size; ++c)
-        gradient[std::size_t(c)] = rounded(
-            (gradient[std::size_t(c)] - rounded(get(x, c) / norm) * product) / norm);
+        gradient[std::size_t(c)] =
+            rounded((gradient[std::size_t(c)] - rounded(get(x, c) / norm) * product) / norm);
     }
   }
 
@@ -206,8 +206,8 @@ class GpuBackwardCase : public GpuCase {
       };
       double high = -math::kInfinity<double>;
       for (std::int64_t j = 0; j < S; ++j) {
-        products[std::size_t(j)] = double(dot(q[far(j)].data() + row * D,
-                                              k[far(j)].data() + (rows.first_key + j) * D, D));
+        products[std::size_t(j)] =
+            double(dot(q[far(j)].data() + row * D, k[far(j)].data() + (rows.first_key + j) * D, D));
         s[std::size_t(j)] = score(rows, h, i, j, products[std::size_t(j)]);
         high = std::max(high, s[std::size_t(j)]);
       }

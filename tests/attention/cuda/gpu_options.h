@@ -37,9 +37,9 @@ inline std::vector<OptionValues> gpu_options() {
                                        o.H = heads.first, o.Hk = heads.second;
                                        o.B = o.L * o.S > 300 * 300 ? 1 : 2;
                                      }),
-      values_of<Rows>({Rows::heads_first, Rows::rows_first,
-                             Rows::slice_of_packed, Rows::misaligned},
-                            [](GpuOptions& o, Rows rows) { o.rows = rows; }),
+      values_of<Rows>(
+          {Rows::heads_first, Rows::rows_first, Rows::slice_of_packed, Rows::misaligned},
+          [](GpuOptions& o, Rows rows) { o.rows = rows; }),
       // n and sink logit of softmax_n; of sigmoid the bias, -ln S among them.
       values_of<std::pair<double, double>>(
           {{0, nothing}, {1, nothing}, {4, nothing}, {0, 0.5}, {0.5, 100}},
@@ -114,9 +114,8 @@ inline std::vector<OptionValues> general_options() {
       values_of<std::array<std::int64_t, 2>>(
           {{-1, -1}, {30, -1}, {0, 20}},
           [](GpuOptions& o, std::array<std::int64_t, 2> window) { o.window = window; }),
-      values_of<Rows>(
-          {Rows::heads_first, Rows::slice_of_packed, Rows::misaligned},
-          [](GpuOptions& o, Rows rows) { o.rows = rows; }),
+      values_of<Rows>({Rows::heads_first, Rows::slice_of_packed, Rows::misaligned},
+                      [](GpuOptions& o, Rows rows) { o.rows = rows; }),
       values_of<bool>({false, true}, [](GpuOptions& o, bool total) { o.total_attention = total; }),
       values_of<double>({0, -math::kInfinity<double>},
                         [](GpuOptions& o, double small) {
@@ -135,8 +134,8 @@ inline std::vector<OptionValues> general_options() {
 }
 
 inline std::string describe(const GpuOptions& o) {
-  return describe(static_cast<const CaseOptions&>(o)) + " D=" + std::to_string(o.D) + " " + std::string(name_of(o.storage)) +
-         " rows=" + std::to_string(int(o.rows));
+  return describe(static_cast<const CaseOptions&>(o)) + " D=" + std::to_string(o.D) + " " +
+         std::string(name_of(o.storage)) + " rows=" + std::to_string(int(o.rows));
 }
 
 inline Tensor gpu_tensor(DType dtype, const Shape& shape) {

@@ -1,56 +1,11 @@
-// Rows of 16-bit features between global and shared memory, and f32 sums in global memory that
-// several blocks add to.
+// Rows of 16-bit features in global memory, chunk by chunk, and f32 sums there that several blocks
+// add to.
 #pragma once
 
 #include "attention/cuda/flash_call.h"
-#include "attention/cuda/mma.cuh"
 #include "attention/cuda/sync.cuh"
 
 namespace quietformer::cuda {
-
-/// Matrices of `dim` 16-bit features in shared memory, row after row, as ldmatrix reads them
-/// without bank conflicts: chunk c (16 bytes) of row r lies at c ^ (r % 8). A tile starts at a
-/// multiple of a row's size, so XOR of an address with 32 k steps 2 k chunks further.
-template <int dim, int threads>
-struct RowTile {
-  static constexpr int kChunks = dim / 8, kRowBytes = dim * 2;
-  static constexpr int kStep = threads / kChunks;  // rows between those of a thread
-  static_assert(kStep % 8 == 0, "the swizzle of a thread's rows is the same");
-
-  static __device__ __forceinline__ std::uint32_t at(std::uint32_t tile, int row, int chunk) {
-    return tile + static_cast<std::uint32_t>(row * kRowBytes + (chunk ^ (row & 7)) * 16);
-  }
-
-  /// All threads of the block together: starts copying `count` rows from `first` on. What lies
-  /// outside of `limit` rows and `features` features becomes 0.
-  template <int count>
-  static __device__ __forceinline__ void copy(std::uint32_t to, const RowTensor& from,
-                                              const std::uint16_t* rows, int first, int limit,
-                                              int features) {
-    static_assert(count % kStep == 0);
-    const int thread = static_cast<int>(threadIdx.x), chunk = thread % kChunks,
-              row = thread / kChunks;
-    to = at(to, row, chunk);
-    const std::uint16_t* const start = rows + (first + row) * from.row + chunk * 8;
-    const bool inside = chunk * 8 < features;
-    if (from.aligned) {
-#pragma unroll
-      for (int r = 0; r < count; r += kStep)
-        copy_16(to + r * kRowBytes, start + r * from.row, inside && first + row + r < limit);
-    } else {
-#pragma unroll 1
-      for (int r = 0; r < count; r += kStep) {
-        std::uint32_t words[4] = {};
-        if (first + row + r < limit)
-#pragma unroll
-          for (int i = 0; i < 8; ++i)
-            if (chunk * 8 + i < features)
-              words[i / 2] |= static_cast<std::uint32_t>(start[r * from.row + i]) << (16 * (i % 2));
-        store_shared(to + r * kRowBytes, words);
-      }
-    }
-  }
-};
 
 /// Writes the 8 features of a chunk to a row; those from `features` on do not exist.
 __device__ __forceinline__ void write_chunk(const RowTensor& to, std::uint16_t* row, int chunk,
