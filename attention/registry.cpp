@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include "attention/cuda/flash.h"
+#include "attention/cuda/flash_f32.h"
 #include "attention/cuda/reference.h"
 #include "attention/flash.h"
 #include "attention/policies.h"
 #include "attention/reference.h"
+#include "attention/widen.h"
 
 namespace quietformer {
 namespace {
@@ -21,12 +23,14 @@ NormalizerInfo info_of() {
 constexpr ScoreInfo kScores[] = {QUIETFORMER_SCORES(QF_INFO)};
 #undef QF_INFO
 
-/// One word for the implementations of the CPU and of GPUs: q's device decides.
+/// One word for the implementations of the CPU and of GPUs, there one for 16 bits and one for wider
+/// types: q decides.
 class PerDevice final : public AttentionImplementation {
  public:
-  PerDevice(const AttentionImplementation& cpu, const AttentionImplementation& gpu)
-      : cpu_(cpu), gpu_(gpu) {
-    QF_EXPECTS(cpu.name() == gpu.name());
+  PerDevice(const AttentionImplementation& cpu, const AttentionImplementation& gpu_16_bits,
+            const AttentionImplementation& gpu)
+      : cpu_(cpu), gpu_16_bits_(gpu_16_bits), gpu_(gpu) {
+    QF_EXPECTS(cpu.name() == gpu.name() && cpu.name() == gpu_16_bits.name());
   }
   std::string_view name() const override { return cpu_.name(); }
   std::optional<std::string> why_not(const AttentionProblem& problem,
@@ -46,9 +50,10 @@ class PerDevice final : public AttentionImplementation {
 
  private:
   const AttentionImplementation& of(const AttentionProblem& problem) const {
-    return problem.q.device.type == DeviceType::cuda ? gpu_ : cpu_;
+    if (problem.q.device.type == DeviceType::cpu) return cpu_;
+    return stored_in_16_bits(problem) ? gpu_16_bits_ : gpu_;
   }
-  const AttentionImplementation &cpu_, &gpu_;
+  const AttentionImplementation &cpu_, &gpu_16_bits_, &gpu_;
 };
 
 std::string known_scores() {
@@ -99,8 +104,10 @@ double default_scale(Score score, std::int64_t head_dim) {
 }
 
 const std::vector<const AttentionImplementation*>& implementations() {
-  static const PerDevice flash(flash_implementation(), cuda::flash_implementation()),
-      reference(reference_implementation(), cuda::reference_implementation());
+  static const PerDevice flash(flash_implementation(), cuda::flash_implementation(),
+                               cuda::flash_f32_implementation()),
+      reference(reference_implementation(), cuda::reference_implementation(),
+                cuda::reference_implementation());
   static const std::vector<const AttentionImplementation*> all{&flash, &reference};
   return all;
 }

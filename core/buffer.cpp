@@ -82,7 +82,7 @@ Tensor Slot::get() const {
   return arena_->entries_[index_].view;
 }
 
-Slot Arena::declare(std::string_view name, DType dtype, const Shape& shape) {
+Slot Arena::declare(std::string_view name, DType dtype, const Shape& shape, std::int64_t reserved) {
   QF_EXPECTS(!committed_);
   const int index = static_cast<int>(entries_.size());
   QF_EXPECTS(names_.emplace(std::string(name), index).second);
@@ -90,7 +90,7 @@ Slot Arena::declare(std::string_view name, DType dtype, const Shape& shape) {
   entry.name = name;
   entry.view = Tensor(nullptr, dtype, shape, device_);
   entry.offset = private_bytes_;
-  private_bytes_ += align_up(entry.view.bytes(), alignment_);
+  private_bytes_ += align_up(entry.view.bytes() + reserved * size_of(dtype), alignment_);
   entries_.push_back(std::move(entry));
   return Slot(this, index);
 }

@@ -86,8 +86,9 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// A tensor of its own; zero after commit. Names must be unique within the arena.
-  Slot declare(std::string_view name, DType dtype, const Shape& shape);
+  /// A tensor of its own; zero after commit. Names must be unique within the arena. `reserved` more
+  /// elements behind it are padding, which nothing else uses.
+  Slot declare(std::string_view name, DType dtype, const Shape& shape, std::int64_t reserved = 0);
 
   /// A tensor in memory that all declarations of this name share (the largest one decides the
   /// size): for temporaries whose contents nobody needs after the operation that wrote them

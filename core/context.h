@@ -32,6 +32,7 @@ struct Context {
   int threads = 1;             // at most this many; changes no result
   Mode mode = Mode::evaluate;  // dropout acts in train mode only
   bool deterministic = true;   // the CPU always is; CUDA reads this
+  bool tf32 = false;           // on a GPU: f32 products may round their operands to TF32 (10 bits)
   RandomState random;
   ProbeSink* probes = nullptr;  // null: nobody watches, layers skip the call
 };

@@ -49,6 +49,11 @@ void fill(const Tensor& value, const Init& init, RandomKey key) {
   });
 }
 
+std::int64_t padding_of(const Shape& shape, Device device) {
+  if (device.type == DeviceType::cpu || shape.rank != 2) return 0;
+  return (kRowPadding - shape[0] % kRowPadding) % kRowPadding * shape[1];
+}
+
 }  // namespace
 
 ParameterList::ParameterList(DType dtype, Device device) : dtype_(dtype), device_(device) {
@@ -58,10 +63,12 @@ ParameterList::ParameterList(DType dtype, Device device) : dtype_(dtype), device
 }
 
 Parameter ParameterList::add(std::string name, const Shape& shape, Init init) {
+  const std::int64_t padding = padding_of(shape, device_);
   Parameter p;
-  p.value = values_.declare(name, dtype_, shape);
-  p.master = dtype_ == master_dtype() ? p.value : masters_.declare(name, master_dtype(), shape);
-  p.grad = grads_.declare(name, master_dtype(), shape);
+  p.value = values_.declare(name, dtype_, shape, padding);
+  p.master =
+      dtype_ == master_dtype() ? p.value : masters_.declare(name, master_dtype(), shape, padding);
+  p.grad = grads_.declare(name, master_dtype(), shape, padding);
   p.init = init;
   p.decay = shape.rank >= 2 ? Decay::yes : Decay::no;
   p.name = std::move(name);
@@ -120,6 +127,10 @@ const Parameter* ParameterList::find(std::string_view name) const {
   for (const Parameter& p : parameters_)
     if (p.name == name) return &p;
   return nullptr;
+}
+
+std::int64_t ParameterList::padding(const Parameter& parameter) const {
+  return padding_of(parameter.value.get().shape, device_);
 }
 
 std::int64_t ParameterList::count() const {

@@ -37,6 +37,11 @@ struct Parameter {
   Decay decay = Decay::no;
 };
 
+/// On a GPU the rows of a matrix are followed by rows of zeros up to a multiple of this (values and
+/// masters; in gradients products may add zeros to them): products of odd sizes are several times
+/// slower there.
+inline constexpr std::int64_t kRowPadding = 64;
+
 /// All parameters of a model in declaration order, with their memory: one arena of values and one
 /// of gradients with the same layout, so that `values().flat()[i]` and `grads().flat()[i]` belong
 /// together and an optimizer can treat everything in one pass.
@@ -71,6 +76,8 @@ class ParameterList {
   const std::vector<Parameter>& all() const { return parameters_; }
   const Parameter* find(std::string_view name) const;  // null when absent
   std::int64_t count() const;                          // trainable scalars
+  /// Elements that follow a parameter in every arena, besides alignment (kRowPadding).
+  std::int64_t padding(const Parameter& parameter) const;
   const Arena& values() const { return values_; }
   const Arena& masters() const { return dtype_ == master_dtype() ? values_ : masters_; }
   const Arena& grads() const { return grads_; }

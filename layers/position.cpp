@@ -62,9 +62,13 @@ void rotate_all(const Context& ctx, const Tensor& y, const Tensor& x, const Rota
 void fill_sinusoids(const Tensor& table) {
   QF_EXPECTS(table.shape.rank == 2 && table.contiguous());
   if (table.device.type == DeviceType::cuda) {
-    const OwnedTensor host(table.dtype, table.shape);
+    OwnedTensor host(accumulation_dtype(table.dtype), table.shape);
     fill_sinusoids(host);
-    return cuda::copy(table, host);
+    if (host.view().dtype == table.dtype) return cuda::copy(table, host);
+    Context ctx;
+    ctx.device = table.device;
+    cuda::convert(ctx, table, to_device(std::move(host), table.device));
+    return cuda::synchronize(table.device);
   }
   const std::int64_t n = table.shape[1];
   dispatch_floating(table.dtype, [&]<class T>() {

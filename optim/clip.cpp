@@ -56,6 +56,11 @@ double GradientClip::squares(const Context& ctx) {
   return sum;
 }
 
+void GradientClip::measure(const Context& ctx, StepState& state) {
+  QF_EXPECTS(ctx.device.type == DeviceType::cuda && ctx.device == grads_.device);
+  cuda::sum_of_squares(ctx, gpu_partial_, grads_, state.tensor(), clip_);
+}
+
 ClipResult GradientClip::measure(const Context& ctx) {
   ClipResult result;
   result.norm = std::sqrt(squares(ctx));

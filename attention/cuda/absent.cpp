@@ -1,6 +1,7 @@
 // attention/cuda without CUDA: takes the place of the other sources in builds with
 // QUIETFORMER_CUDA=OFF.
 #include "attention/cuda/flash.h"
+#include "attention/cuda/flash_f32.h"
 #include "attention/cuda/reference.h"
 #include "attention/cuda/rows.h"
 #include "core/cuda/memory.h"
@@ -34,6 +35,9 @@ class Absent final : public AttentionImplementation {
 const AttentionImplementation& flash_implementation() {
   static const Absent flash("flash");
   return flash;
+}
+const AttentionImplementation& flash_f32_implementation() {
+  return flash_implementation();
 }
 const AttentionImplementation& reference_implementation() {
   static const Absent reference("reference");

@@ -76,6 +76,10 @@ Graph::~Graph() = default;
 void Graph::launch(const Context&) const {
   throw RunError(kAbsent);
 }
+bool gemm_with(const Context&, const Tensor&, const Tensor&, Transpose, const Tensor&, Transpose,
+               const Epilogue&) {
+  throw RunError(kAbsent);
+}
 void gemm(const Context&, const Tensor&, const Tensor&, Transpose, const Tensor&, Transpose, double,
           Accumulate) {
   throw RunError(kAbsent);

@@ -250,4 +250,27 @@ class AttentionCase {
   mutable GpuCopies copies_;
 };
 
+/// close() for every result. The allowance of a gradient is never less than that of the largest
+/// gradient, since gradients that ought to vanish are sums that cancel, and dscale's, the longest
+/// such sum, is thirty times that.
+inline void expect_close_results(const std::vector<std::pair<std::string, Tensor>>& found,
+                                 const std::vector<std::pair<std::string, Tensor>>& expected,
+                                 double tolerance) {
+  ASSERT_EQ(found.size(), expected.size());
+  double largest = 0;
+  for (const auto& [name, tensor] : expected)
+    if (name[0] == 'd' && name != "dscale") largest = std::max(largest, max_abs(tensor));
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const auto& [name, tensor] = expected[i];
+    const bool gradient = name[0] == 'd' || name[0] == 'g';
+    const double floor = gradient ? largest * (name == "dscale" ? 30 : 1) : 0,
+                 own = max_abs(tensor);
+    const double raised = own < floor && own > 0 ? tolerance * floor / own : tolerance;
+    if (own == 0 && gradient)
+      ASSERT_LE(max_abs(found[i].second), tolerance * floor) << name;
+    else
+      ASSERT_TRUE(close(found[i].second, tensor, raised)) << name;
+  }
+}
+
 }  // namespace quietformer::test
