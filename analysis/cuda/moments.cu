@@ -7,8 +7,8 @@ namespace quietformer::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr int kBatch = 8;   // loads of a thread at once
-constexpr int kRounds = 2;  // of them in a part
+constexpr int kBatch = 4;   // loads of a thread at once
+constexpr int kRounds = 4;  // of them in a part
 
 /// Numbers of a part, which one block takes the moments of.
 template <class S>
@@ -141,25 +141,20 @@ struct Tally {
   }
 };
 
-/// Over the block; every thread gets the result.
 template <class C>
-__device__ Tally<C> block_tally(Tally<C> x) {
-  __shared__ alignas(Tally<C>) char memory[kWarps * sizeof(Tally<C>)];
-  auto* const part = reinterpret_cast<Tally<C>*>(memory);
+__device__ void add(Tally<C>& to, const Tally<C>& other) {
+  to.low = smaller(to.low, other.low);
+  to.high = larger(to.high, other.high);
+  to.count += other.count;
+  to.outliers += other.outliers;  // at most 32768 of each in a part
+}
+
+template <class C>
+__device__ Tally<C> warp_tally(Tally<C> x) {
   x.low = warp_reduce(x.low, [](C a, C b) { return smaller(a, b); });
   x.high = warp_reduce(x.high, [](C a, C b) { return larger(a, b); });
   x.count = warp_reduce(x.count, Plus());
-  x.outliers = warp_reduce(x.outliers, Plus());  // at most 32768 of each in a part
-  if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  x = part[0];
-#pragma unroll
-  for (int w = 1; w < kWarps; ++w) {
-    x.low = smaller(x.low, part[w].low);
-    x.high = larger(x.high, part[w].high);
-    x.count += part[w].count;
-    x.outliers += part[w].outliers;
-  }
+  x.outliers = warp_reduce(x.outliers, Plus());
   return x;
 }
 
@@ -181,22 +176,6 @@ __device__ double warp_powers(const Powers& p) {
   return sum;
 }
 
-/// Over the block; every thread gets the result.
-__device__ Powers block_powers(const Powers& p) {
-  __shared__ double part[4][kWarps];
-  const double sum = warp_powers(p);
-  __syncthreads();  // part may still be read by the call before
-  if (threadIdx.x % 8 == 0) part[threadIdx.x % kWarp / 8][threadIdx.x / kWarp] = sum;
-  __syncthreads();
-  Powers total;
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    total.s1 += part[0][w], total.s2 += part[1][w];
-    total.s3 += part[2][w], total.s4 += part[3][w];
-  }
-  return total;
-}
-
 /// Where the powers are taken from: near the mean, and with numbers around 1 off it.
 template <class C>
 struct Frame {
@@ -204,40 +183,40 @@ struct Frame {
   int exponent;
 };
 
-/// From the first load of every thread. A centre that is off costs accuracy once it is off by
-/// several sigma, which reframe() is for.
+template <class C>
+struct alignas(16) Start {
+  C sum, low, high;
+  int count;
+};
+
+/// From the first load of every thread; every thread gets it. A centre that is off costs accuracy
+/// once it is off by several sigma, which reframe() is for.
 template <class S, int kPack>
 __device__ Frame<Compute<S>> first_frame(const Load<S, kPack>& load, bool kept) {
   using C = Compute<S>;
-  __shared__ C part[3][kWarps];
-  __shared__ int counts[kWarps];
-  C sum = 0, low = math::kInfinity<C>, high = -math::kInfinity<C>;
+  __shared__ Start<C> part[kWarps];
+  Start<C> x{0, math::kInfinity<C>, -math::kInfinity<C>, 0};
   if (kept) {
-    extremes(load, low, high);
+    extremes(load, x.low, x.high);
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) sum += widen(load.value[i]);
+    for (int i = 0; i < kPack; ++i) x.sum += widen(load.value[i]);
   }
-  sum = warp_reduce(sum, Plus());
-  low = warp_reduce(low, [](C a, C b) { return smaller(a, b); });
-  high = warp_reduce(high, [](C a, C b) { return larger(a, b); });
-  const int lanes = __popc(__ballot_sync(0xffffffffu, kept));
-  if (threadIdx.x % kWarp == 0) {
-    const int warp = threadIdx.x / kWarp;
-    part[0][warp] = sum, part[1][warp] = low, part[2][warp] = high;
-    counts[warp] = lanes;
-  }
+  x.sum = warp_reduce(x.sum, Plus());
+  x.low = warp_reduce(x.low, [](C a, C b) { return smaller(a, b); });
+  x.high = warp_reduce(x.high, [](C a, C b) { return larger(a, b); });
+  x.count = __popc(__ballot_sync(0xffffffffu, kept)) * kPack;
+  if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = x;
   __syncthreads();
-  int count = 0;
-  sum = 0;
+  x = part[0];
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    sum += part[0][w];
-    low = smaller(low, part[1][w]), high = larger(high, part[2][w]);
-    count += counts[w];
+  for (int w = 1; w < kWarps; ++w) {
+    const Start<C> other = part[w];
+    x.sum += other.sum, x.count += other.count;
+    x.low = smaller(x.low, other.low), x.high = larger(x.high, other.high);
   }
-  if (count == 0) return {C(0), 0};
-  const C centre = sum / static_cast<C>(count * kPack);
-  return {centre, exponent_of(larger(centre - low, high - centre))};
+  if (x.count == 0) return {C(0), 0};
+  const C centre = x.sum / static_cast<C>(x.count);
+  return {centre, exponent_of(larger(centre - x.low, x.high - centre))};
 }
 
 /// A better frame once a whole part is known, or none (false). The first one is bad when it is
@@ -263,6 +242,41 @@ __device__ void set_moments(Moments& m, const Powers& p, double centre, int expo
   m.m4 = ldexp(p.s4 - 4 * d * p.s3 + 6 * d2 * p.s2 - 3 * n * d2 * d2, 4 * exponent);
 }
 
+/// What the warps of a block bring together, and what the first thread makes of it.
+template <class C>
+struct alignas(16) Meeting {
+  double powers[4][kWarps];
+  char tallies[kWarps * sizeof(Tally<C>)];
+  Frame<C> frame;
+  bool again, finite;
+
+  __device__ Tally<C>& tally(int warp) { return reinterpret_cast<Tally<C>*>(tallies)[warp]; }
+
+  /// All threads call, after which the first one knows the sums and everybody `again`, `finite` and
+  /// the frame to go on with.
+  __device__ void meet(Powers& powers_, Tally<C>& tally_, const Frame<C>& current, bool last) {
+    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    const double sum = warp_powers(powers_);
+    const Tally<C> mine = warp_tally(tally_);
+    if (lane % 8 == 0) powers[lane / 8][warp] = sum;
+    if (lane == 0) tally(warp) = mine;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      powers_ = Powers();
+      tally_ = Tally<C>();
+      for (int w = 0; w < kWarps; ++w) {
+        powers_.s1 += powers[0][w], powers_.s2 += powers[1][w];
+        powers_.s3 += powers[2][w], powers_.s4 += powers[3][w];
+        add(tally_, tally(w));
+      }
+      frame = current;
+      again = tally_.count > 0 && !last && reframe(frame, powers_, tally_);
+      finite = tally_.count == 0 || isfinite(powers_.s1);
+    }
+    __syncthreads();
+  }
+};
+
 template <class S, int kPack>
 __device__ void add_powers(Powers& powers, const Load<S, kPack> (&load)[kBatch], unsigned kept,
                            const Frame<Compute<S>>& frame) {
@@ -285,57 +299,65 @@ __device__ void add_powers(Powers& powers, const Load<S, kPack> (&load)[kBatch],
   powers.s3 += s3, powers.s4 += s4;
 }
 
+/// Whether any number of the part is NaN; every thread gets the answer.
+template <class S, int kPack, bool kRows>
+__device__ bool any_nan(const Part<S, kPack, kRows>& part) {
+  Load<S, kPack> load[kBatch];
+  int found = 0;
+  for (std::uint32_t at = part.begin + threadIdx.x; at < part.end; at += kBatch * kThreads) {
+    const unsigned kept = part.read(load, at);
+    for (int j = 0; j < kBatch; ++j)
+      for (int i = 0; i < kPack && (kept >> j & 1) != 0; ++i)
+        found |= widen(load[j].value[i]) != widen(load[j].value[i]);
+  }
+  return __syncthreads_or(found) != 0;
+}
+
 /// All threads call; the first one gets the moments. Memory is read once, but for the parts that
 /// need another frame and those with a NaN.
 template <class S, int kPack, bool kRows>
 __device__ Moments moments_of(const Part<S, kPack, kRows>& part, const OutlierLimits& given) {
   using C = Compute<S>;
+  __shared__ Meeting<C> meeting;
   const Limits<C> limits = limits_for(given, C());
   const std::uint32_t first = part.begin + threadIdx.x;
   Load<S, kPack> load[kBatch];
   unsigned kept = part.read(load, first);
   Frame<C> frame = first_frame(load[0], (kept & 1) != 0);
-  Tally<C> mine;
+  Tally<C> tally;
   Powers powers;
   for (std::uint32_t at = first;;) {
 #pragma unroll
     for (int j = 0; j < kBatch; ++j)
-      if ((kept >> j & 1) != 0) mine.look(load[j], limits);
+      if ((kept >> j & 1) != 0) tally.look(load[j], limits);
     add_powers(powers, load, kept, frame);
     at += kBatch * kThreads;
     if (at >= part.end) break;
     kept = part.read(load, at);
   }
-  const Tally<C> tally = block_tally(mine);
-  Moments m;
-  m.count = tally.count;
-  if (tally.count == 0) return m;
-  powers = block_powers(powers);
-  for (int again = 0; again < 2 && reframe(frame, powers, tally); ++again) {
+  Tally<C> all = tally;
+  meeting.meet(powers, all, frame, false);
+  for (int again = 1; meeting.again; ++again) {
+    frame = meeting.frame;
     powers = Powers();
     for (std::uint32_t at = first; at < part.end; at += kBatch * kThreads) {
       kept = part.read(load, at);
       add_powers(powers, load, kept, frame);
     }
-    powers = block_powers(powers);
+    all = tally;
+    __syncthreads();  // `again` was read by all
+    meeting.meet(powers, all, frame, again == 2);
   }
-  m.max_abs = fabs(static_cast<double>(larger(-tally.low, tally.high)));
-  m.beyond_magnitude = tally.outliers & 0xffff;
-  m.outside = tally.outliers >> 16;
-  const bool finite = isfinite(powers.s1);
-  if (!finite) {
-    int is_nan = 0;
-    for (std::uint32_t at = first; at < part.end; at += kBatch * kThreads) {
-      kept = part.read(load, at);
-      for (int j = 0; j < kBatch; ++j)
-        for (int i = 0; i < kPack && (kept >> j & 1) != 0; ++i)
-          is_nan |= widen(load[j].value[i]) != widen(load[j].value[i]);
-    }
-    if (__syncthreads_or(is_nan) != 0) m.max_abs = math::kNaN<double>;
-  }
-  if (finite && tally.low == tally.high)
-    m.mean = tally.low;  // a constant: exactly no variance
-  else if (threadIdx.x == 0)
+  const bool is_nan = !meeting.finite && any_nan(part);
+  Moments m;
+  m.count = all.count;
+  if (threadIdx.x != 0 || all.count == 0) return m;
+  m.max_abs = is_nan ? math::kNaN<double> : fabs(static_cast<double>(larger(-all.low, all.high)));
+  m.beyond_magnitude = all.outliers & 0xffff;
+  m.outside = all.outliers >> 16;
+  if (meeting.finite && all.low == all.high)
+    m.mean = all.low;  // a constant: exactly no variance
+  else
     set_moments(m, powers, static_cast<double>(frame.centre), frame.exponent);
   return m;
 }

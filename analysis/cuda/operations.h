@@ -29,7 +29,7 @@ std::int64_t parts_of_unit(const SiteCut& cut, DType dtype);
 
 /// parts[(sample * units + unit) * parts_of_unit + i]: the moments of stretches of `value` (f64,
 /// f32, bf16 or f16), which is read once. Numbers are centred near their stretch's mean before they
-/// are multiplied; f64 is added up in f64, the other types in f32 by at most 64 numbers and in f64
+/// are multiplied; f64 is added up in f64, the other types in f32 by at most 32 numbers and in f64
 /// from there on. `parts` is device memory, `validity` u8 (samples, rows) there when the cut is
 /// masked.
 void site_moments(const Context& ctx, Moments* parts, const Tensor& value, const SiteCut& cut,

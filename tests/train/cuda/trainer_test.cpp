@@ -193,19 +193,55 @@ TEST_F(GpuTrainer, RunsMoveFromTheCpuToTheGpuAndBack) {
 }
 
 TEST_F(GpuTrainer, DivergenceLeavesTheParameters) {
-  RunConfig config = small_run("cuda", "fp32");
-  config.optim.lr = 1e30, config.optim.schedule.warmup = 1;
-  Trainer trainer(config);
-  std::vector<OwnedTensor> before;
-  const std::string error = error_of([&] {
-    for (int step = 0; step < 20; ++step) {
-      before = masters(trainer);
-      trainer.step(nullptr);
+  for (const char* dtype : {"fp32", "bf16"}) {
+    RunConfig config = small_run("cuda", dtype);
+    config.optim.lr = 1e30, config.optim.schedule.warmup = 1;
+    Trainer reported(config);
+    std::vector<OwnedTensor> before;
+    int bad = 0;
+    const std::string error = error_of([&] {
+      for (; bad < 20; ++bad) {
+        before = masters(reported);
+        reported.step(nullptr);
+      }
+    });
+    const std::string expected = "step " + std::to_string(bad + 1) + ": diverged: ";
+    EXPECT_TRUE(error.starts_with(expected)) << error;
+    // Steps that nobody looks at stop there too.
+    Trainer silent(config);
+    for (int step = 0; step < bad + 4; ++step) silent.step(nullptr, Report::no);
+    const std::string late = error_of([&] { silent.step(nullptr); });
+    EXPECT_TRUE(late.starts_with(expected)) << late << ", expected " << expected;
+    EXPECT_TRUE(error_of([&] { silent.snapshot(); }).starts_with(expected));
+    for (const Trainer* trainer : {&reported, &silent}) {
+      const auto after = masters(*trainer);
+      for (std::size_t i = 0; i < after.size(); ++i)
+        EXPECT_TRUE(same_bits(after[i], before[i])) << dtype;
     }
-  });
-  EXPECT_NE(error.find("diverged"), std::string::npos) << error;
+  }
+}
+
+// A scale far too high is halved until gradients are finite, and training goes on from there.
+TEST_F(GpuTrainer, LossScalingSurvivesOverflowAndCheckpoints) {
+  const ScratchFolder folder;
+  Trainer trainer(small_run("cuda", "fp16"));
+  Checkpoint checkpoint = trainer.snapshot();
+  EXPECT_EQ(checkpoint.numbers.at("loss_scale"), 65536);
+  checkpoint.numbers["loss_scale"] = 0x1p60;
+  write_checkpoint(folder / "high.h5", checkpoint);
+  trainer.restore(CheckpointReader(folder / "high.h5"));
+  const std::vector<OwnedTensor> before = masters(trainer);
+  EXPECT_FALSE(std::isfinite(trainer.step(nullptr).grad_norm));
   const auto after = masters(trainer);
   for (std::size_t i = 0; i < after.size(); ++i) EXPECT_TRUE(same_bits(after[i], before[i]));
+  StepReport report;
+  for (int step = 0; step < 59; ++step) report = trainer.step(nullptr);
+  EXPECT_TRUE(std::isfinite(report.grad_norm));
+  const Checkpoint later = trainer.snapshot();
+  EXPECT_LT(later.numbers.at("loss_scale"), 0x1p40);
+  EXPECT_GT(later.numbers.at("skipped_steps"), 10);
+  EXPECT_EQ(later.numbers.at("loss_scale"),
+            std::ldexp(1, 60 - int(later.numbers.at("skipped_steps"))));
 }
 
 TEST_F(GpuTrainer, TooLittleMemoryNamesArenaAndBytes) {
