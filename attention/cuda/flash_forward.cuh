@@ -19,8 +19,12 @@
 // the last row. A score of two pairs runs the loop twice, over the near and then the far keys of
 // each row, with the same row state.
 //
-// A row's maximum is raised only when a tile exceeds it by more than kSlack: terms may then reach
-// e^kSlack, which f32 sums and both operand types hold, and O is rarely rescaled.
+// Terms are e^(score - reference), and the reference need not be the maximum: sums are f32 and P
+// has floating point, so scores may exceed it by far. It is the maximum of the first tile with a
+// key. From then on the row's sum of terms, needed anyway, says when scores have outgrown it, and
+// the next tile raises it: no maximum, no shuffle in the tiles between. A row that grows within one
+// tile by more than P holds makes the block start again, carefully: every tile then has its maximum
+// taken before its terms.
 //
 // Sources: Dao et al., FlashAttention-2, arXiv 2307.08691 (rows split over warps, division at the
 // end); Milakov and Gimelshein, arXiv 1805.02867 (online softmax).
@@ -66,7 +70,10 @@ class FlashForward {
   // Stages start at multiples of a row, too.
   static constexpr int kNormBytes = kUnit ? (kKeys * 4 + kRowBytes - 1) / kRowBytes * kRowBytes : 0;
   static constexpr int kStageBytes = 2 * kKeyBytes + kNormBytes;
-  static constexpr float kSlack = 8;
+  // A row whose sum of terms passes the first gets a new reference; P and O hold terms up to the
+  // second.
+  static constexpr float kFollowAt = std::is_same_v<T, Bf16> ? 0x1p40f : 0x1p13f,
+                         kLargestTerm = std::is_same_v<T, Bf16> ? 0x1p64f : 60000.0f;
   static constexpr float kHidden = -math::kInfinity<float>;
 
   struct Nothing {};
@@ -115,10 +122,7 @@ class FlashForward {
         warp_first_(first_ + static_cast<int>(threadIdx.x) / kLanes * kWarpRows),
         head_(head),
         queries_(shared_ + static_cast<std::uint32_t>(warp_first_ - first_) * kRowBytes),
-        options_(options_of(call, head, sequence)) {
-#pragma unroll
-    for (float& prepared : prepared_) prepared = kHidden;
-  }
+        options_(options_of(call, head, sequence)) {}
 
   static __device__ __forceinline__ void run(const FlashForwardCall& call, std::uint32_t shared) {
     // Later tiles see more keys when causal: they come first, so that no long one is left over.
@@ -129,12 +133,44 @@ class FlashForward {
         call.options, false, kRows, count - 1 - index % count, batch, call.queries, call.keys);
     if (sequence.tile * kRows >= sequence.queries) return;
     FlashForward forward(call, head, sequence, shared);
+    do {
+      forward.start();
 #pragma unroll 1
-    for (int pair = 0; pair < S::pairs; ++pair) forward.run_pair(pair);
+      for (int pair = 0; pair < S::pairs; ++pair) forward.run_pair(pair);
+    } while (forward.must_start_again());
     forward.finish();
   }
 
  private:
+  __device__ __forceinline__ void start() {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      partial_[r] = Partial{};
+      weight_sum_[r] = 0;
+    }
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int n = 0; n < kChunks; ++n)
+#pragma unroll
+        for (float& value : o_[m][n]) value = 0;
+    outgrown_ = false;
+    wants_maximum_ = true;
+  }
+
+  /// A row of the block outgrew what P holds.
+  __device__ __forceinline__ bool must_start_again() {
+    if constexpr (!N::row_normalised) {
+      return false;
+    } else {
+      if (careful_) return false;
+#pragma unroll
+      for (int r = 0; r < R; ++r) outgrown_ |= N::term_sum(partial_[r]) > kLargestTerm;
+      careful_ = __syncthreads_or(outgrown_) != 0;
+      return careful_;
+    }
+  }
+
   __device__ __forceinline__ void load_parameters() {
     float values[kMaxHeadParameters];
 #pragma unroll
@@ -289,7 +325,8 @@ class FlashForward {
       adjust(s, pair, first);
     else if (masked)
       hide(s, pair, first);
-    if constexpr (N::row_normalised) raise(s);
+    if constexpr (N::row_normalised)
+      if (wants_maximum_) raise(s);
     add_values(s, first, keys + kKeyBytes);
   }
 
@@ -339,36 +376,40 @@ class FlashForward {
     }
   }
 
-  /// Raises the online row states to the tile's scores; O follows.
+  /// Raises references to the maxima of the tile, or to where sums of terms are moderate; O
+  /// follows.
   __device__ __forceinline__ void raise(const Scores& s) {
     float factor[R];
-    bool raised = false;
+    bool missing = careful_;
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       float high = kHidden;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n)
         high = fmaxf(high, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
-      high = fmaxf(high, __shfl_xor_sync(0xFFFFFFFFu, high, 1));
-      high = fmaxf(high, __shfl_xor_sync(0xFFFFFFFFu, high, 2));
-      const float score = high * scale_of(r);
-      factor[r] = 1;
-      if (score > prepared_[r] + kSlack) {
-        prepared_[r] = score;
-        factor[r] = N::raise(partial_[r], score);
-        raised = true;
-      }
+      high = over_row(high, [](float a, float b) { return fmaxf(a, b); }) * scale_of(r);
+      const float sum = over_row(N::term_sum(partial_[r]), [](float a, float b) { return a + b; });
+      outgrown_ |= sum > kLargestTerm;
+      if (sum > kFollowAt) high = fmaxf(high, N::score_of(sum / 64, partial_[r]));
+      factor[r] = N::raise(partial_[r], high);
+      missing |=
+          N::reference(partial_[r]) == kHidden && warp_first_ + r * 8 + lane_ / 4 < queries();
     }
-    if (!__any_sync(0xFFFFFFFFu, raised)) return;
+    wants_maximum_ = __any_sync(0xFFFFFFFFu, missing);
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
-      weight_sum_[r] *= factor[r];
+    for (int r = 0; r < R; ++r)
 #pragma unroll
-      for (int n = 0; n < dim / 8; ++n) {
+      for (int n = 0; n < kChunks; ++n) {
         o_[r / 2][n][r % 2 * 2] *= factor[r];
         o_[r / 2][n][r % 2 * 2 + 1] *= factor[r];
       }
-    }
+  }
+
+  /// Over the four lanes that hold a row.
+  template <class F>
+  __device__ __forceinline__ static float over_row(float value, F&& f) {
+    value = f(value, __shfl_xor_sync(0xFFFFFFFFu, value, 1));
+    return f(value, __shfl_xor_sync(0xFFFFFFFFu, value, 2));
   }
 
   __device__ __forceinline__ float weight_of(float x, float factor, const Partial& partial) const {
@@ -382,30 +423,33 @@ class FlashForward {
       return N::weight(x * factor, Row{}, parameters_);
   }
 
-  /// Scores of 16 keys to P: terms of the row state, or weights that need none.
-  __device__ __forceinline__ void weigh(Scores& s, int k) const {
-#pragma unroll
-    for (int r = 0; r < R; ++r)
-#pragma unroll
-      for (int n = 2 * k; n < 2 * k + 2; ++n)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& value = s[r / 2][n][r % 2 * 2 + e];
-          value = weight_of(value, scale_of(r), partial_[r]);
-        }
-  }
-
-  __device__ __forceinline__ void add_sums(const Scores& s) {
-    if (!N::row_normalised && call_.row_sum == nullptr) return;
+  /// Scores of 16 keys to P, terms of the row state or weights that need none, and their sums.
+  __device__ __forceinline__ void weigh(Scores& s, int k) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      float sum = 0;
+      float pair[2];
 #pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n)
-        sum += s[r / 2][n][r % 2 * 2] + s[r / 2][n][r % 2 * 2 + 1];
-      if constexpr (N::row_normalised) N::add(partial_[r], sum);
-      weight_sum_[r] += sum;
+      for (int half = 0; half < 2; ++half) {
+        float(&value)[4] = s[r / 2][2 * k + half];
+        float &left = value[r % 2 * 2], &right = value[r % 2 * 2 + 1];
+        left = weight_of(left, scale_of(r), partial_[r]);
+        right = weight_of(right, scale_of(r), partial_[r]);
+        pair[half] = left + right;
+      }
+      const float sum = pair[0] + pair[1];
+      if constexpr (N::row_normalised)
+        N::add(partial_[r], sum);
+      else if constexpr (general)
+        weight_sum_[r] += sum;
     }
+  }
+
+  /// Have scores outgrown the references?
+  __device__ __forceinline__ void look_at_sums() {
+    float highest = 0;
+#pragma unroll
+    for (int r = 0; r < R; ++r) highest = fmaxf(highest, N::term_sum(partial_[r]));
+    if (__any_sync(0xFFFFFFFFu, highest > kFollowAt)) wants_maximum_ = true;
   }
 
   /// Scores to P, and O += P V. While the products of 16 keys run, the weights of the next 16 are
@@ -436,7 +480,7 @@ class FlashForward {
         }
       }
     }
-    add_sums(s);
+    if constexpr (N::row_normalised) look_at_sums();
   }
 
   /// Zeros for the dropped of 16 weights from key `first` on; finish() multiplies by 1 / (1 - p).
@@ -479,13 +523,14 @@ class FlashForward {
       for (int distance = 1; distance <= 2; distance *= 2) {
         if constexpr (N::row_normalised)
           partial_[r] = N::merge(partial_[r], from_lane(partial_[r], distance));
-        weight_sum_[r] += __shfl_xor_sync(0xFFFFFFFFu, weight_sum_[r], distance);
+        else
+          weight_sum_[r] += __shfl_xor_sync(0xFFFFFFFFu, weight_sum_[r], distance);
       }
       if (lane_ % 4 == r) partial = partial_[r], weight_sum = weight_sum_[r];
     }
     if constexpr (N::row_normalised) {
       const float own = N::scale(partial, parameters_);
-      weight_sum *= own;
+      weight_sum = N::term_sum(partial) * own;
 #pragma unroll
       for (int r = 0; r < R; ++r) scale[r] = __shfl_sync(0xFFFFFFFFu, own, lane_ / 4 * 4 + r);
     }
@@ -559,8 +604,11 @@ class FlashForward {
   float row_scale_[R];
   // Row r of a lane is row 8 r + lane / 4 of its warp.
   Partial partial_[R];
-  float prepared_[R], weight_sum_[R] = {};
-  float o_[M][kChunks][4] = {};
+  float weight_sum_[R];  // where Partial has none
+  float o_[M][kChunks][4];
+  bool wants_maximum_;    // the next tile: a row has no reference yet, or has outgrown it
+  bool outgrown_;         // terms have become larger than P holds
+  bool careful_ = false;  // every tile wants its maximum
 };
 
 template <class S, class N, class T, int dim, bool general>

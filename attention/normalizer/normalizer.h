@@ -32,10 +32,13 @@
 //                           partial rows merge and the sink is counted once
 //   raise(partial, max)     prepares for scores up to `max`; returns the factor by which everything
 //                           accumulated so far must be multiplied (partial has done so with
-//                           itself). GPU kernels raise when a score exceeds the last `max` by more
-//                           than 8: terms of scores that little above it must be good, too
+//                           itself). GPU kernels raise late, when a sum of terms has become large:
+//                           terms of scores above the last `max` must be good, too
 //   term(score, partial)    unnormalised weight of a score
+//   reference(partial)      the `max` of the last raise(), -inf before
+//   score_of(term, partial) the score that has this term, for kernels that raise late
 //   add(partial, sum)       a sum of terms; for weights_need_final_row terms serve this sum alone
+//   term_sum(partial)       all that add() got, in units of the last raise()
 //   merge(a, b)             the same from two disjoint sets of keys
 //   finish(partial, parameters) -> Row<A>     all that weight() needs to know about the row
 //   scale(partial, parameters) -> A           term -> weight; not when weights_need_final_row
@@ -114,7 +117,10 @@ concept SumsRows = !N::row_normalised || requires(
     typename N::template Parameters<A> parameters) {
   { N::raise(partial, value) } -> std::same_as<A>;
   { N::term(score, partial) } -> std::same_as<T>;
+  { N::reference(partial) } -> std::same_as<A>;
+  { N::score_of(value, partial) } -> std::same_as<A>;
   N::add(partial, value);
+  { N::term_sum(partial) } -> std::same_as<A>;
   { N::merge(partial, partial) } -> std::same_as<typename N::template Partial<A>>;
   { N::finish(partial, parameters) } -> std::same_as<typename N::template Row<A>>;
   { N::outputs(partial, row, parameters) } -> std::same_as<RowOutputs<A>>;

@@ -69,8 +69,23 @@ struct SoftmaxN {
   }
 
   template <class A>
+  QF_HOST_DEVICE static A reference(const Partial<A>& partial) {
+    return partial.max;
+  }
+
+  template <class A>
+  QF_HOST_DEVICE static A score_of(A term, const Partial<A>& partial) {
+    return finite_or_zero(partial.max) + math::log(term);
+  }
+
+  template <class A>
   QF_HOST_DEVICE static void add(Partial<A>& partial, A sum) {
     partial.sum += sum;
+  }
+
+  template <class A>
+  QF_HOST_DEVICE static A term_sum(const Partial<A>& partial) {
+    return partial.sum;
   }
 
   template <class A>

@@ -74,17 +74,20 @@ TEST_P(GpuFlash, GivesZeroToRowsThatSeeNoKey) {
   }
 }
 
-// Scores from -60 to 60 whose order makes maxima grow over many tiles, some by less than what makes
-// a row rescale.
+// Scores whose order makes maxima grow over many tiles, some by less than what makes a row follow
+// (from -60 to 60), some within one tile by more than f16 (hundreds) or bf16 (thousands) holds.
 TEST_P(GpuFlash, FollowsMaximaThatGrow) {
   options_.B = 1, options_.H = options_.Hk = 1, options_.L = 130, options_.S = 1024;
   options_.D = options_.Dv = 64, options_.parameters = {0.5};
-  for (const double scale : {0.3, 2.0, 8.0}) {
-    options_.scale = scale * (options_.score == Score::cosine ? 8 : 1);
-    GpuCase gpu(options_);
-    gpu.forward();
-    gpu.expect_correct();
-  }
+  for (const DType storage : {DType::bf16, DType::f16})
+    for (const double scale : {0.3, 2.0, 8.0, 100.0}) {
+      options_.storage = storage;
+      options_.scale = scale * (options_.score == Score::cosine ? 8 : 1);
+      SCOPED_TRACE(describe(options_));
+      GpuCase gpu(options_);
+      gpu.forward();
+      gpu.expect_correct();
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GpuFlash, testing::ValuesIn(test::built_pairs()), test::pair_name);

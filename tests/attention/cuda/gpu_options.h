@@ -35,7 +35,10 @@ inline std::vector<OptionValues> gpu_options() {
       values_of<std::pair<int, int>>({{2, 2}, {4, 2}, {3, 1}},
                                      [](GpuOptions& o, std::pair<int, int> heads) {
                                        o.H = heads.first, o.Hk = heads.second;
-                                       o.B = o.L * o.S > 300 * 300 ? 1 : 2;
+                                       // Enough rows that their largest error is a typical one.
+                                       o.B = o.L * o.S > 300 * 300
+                                                 ? 1
+                                                 : std::max<std::int64_t>(2, 16 / o.L);
                                      }),
       values_of<Rows>(
           {Rows::heads_first, Rows::rows_first, Rows::slice_of_packed, Rows::misaligned},
