@@ -11,8 +11,6 @@ BatchFeed::BatchFeed(Arena& arena, const Shape& shape, Device device) : device_(
     lane.inputs = arena.declare("inputs" + suffix, DType::i32, shape);
     lane.targets = arena.declare("targets" + suffix, DType::i32, shape);
     if (!ahead()) return;
-    lane.host_inputs = cuda::PinnedTensor(DType::i32, shape, device);
-    lane.host_targets = cuda::PinnedTensor(DType::i32, shape, device);
     lane.copied = cuda::Event(device);
     lane.used = cuda::Event(device);
   }
@@ -24,6 +22,11 @@ BatchFeed::BatchFeed(Arena& arena, const Shape& shape, Device device) : device_(
 Batch BatchFeed::room() {
   Lane& next = lane(sent_);
   if (!ahead()) return {next.inputs, next.targets};
+  if (!next.host_inputs.view()) {
+    const Shape shape = next.inputs.get().shape;
+    next.host_inputs = cuda::PinnedTensor(DType::i32, shape, device_);
+    next.host_targets = cuda::PinnedTensor(DType::i32, shape, device_);
+  }
   next.copied.wait();
   return {next.host_inputs, next.host_targets};
 }

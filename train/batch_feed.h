@@ -21,8 +21,8 @@ struct Batch {
 ///
 /// On a GPU there are two pairs there and two of pinned host memory, so that a batch can be filled
 /// and sent while the GPU computes on the one before (ahead() is true then): copies run in a stream
-/// of their own and nobody waits for anything but the batch before last. Allocates at construction
-/// only.
+/// of their own and nobody waits for anything but the batch before last. The first two batches
+/// allocate that host memory, later ones nothing.
 class BatchFeed {
  public:
   /// Declares what lives on `device` in `arena`, which is committed before the first send().

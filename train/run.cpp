@@ -177,7 +177,7 @@ int Run::train() {
       warn_of_unmatched_sites();
     }
     step_seconds_ += seconds_since(step_begin);
-    after_step(report, analyse);
+    if (report.known) after_step(report, analyse);
   }
   if (const int signal = stop_signal()) return interrupted(signal);
   finish();

@@ -41,6 +41,7 @@ struct TrainConfig {
   std::int64_t log_every = 10;
   std::uint64_t seed = 1;
   bool deterministic = false;  // CUDA only; the CPU always is
+  bool tf32 = false;           // CUDA only: fp32 products may round their operands to 10 bits
   std::int64_t threads = 0;    // 0: all cores this process may use
 
   template <class V>
@@ -57,6 +58,7 @@ struct TrainConfig {
     v.field("log_every", log_every);
     v.field("seed", seed);
     v.field("deterministic", deterministic);
+    v.field("tf32", tf32);
     v.field("threads", threads);
   }
 };

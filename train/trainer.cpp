@@ -12,6 +12,19 @@ namespace quietformer {
 
 namespace {
 
+/// Of fp16's loss scaling, which starts at 2^16: gradients that overflow here are no accident.
+constexpr double kLeastLossScale = 0x1p-10;
+
+// Numbers of a checkpoint of fp16.
+constexpr const char* kLossScale = "loss_scale";
+constexpr const char* kGoodSteps = "loss_scale_good_steps";
+constexpr const char* kSkippedSteps = "skipped_steps";
+
+RunError diverged(std::int64_t step, double loss, double norm) {
+  return RunError(fmt::format(
+      "step {}: diverged: loss {}, gradient norm {}; expected finite numbers", step, loss, norm));
+}
+
 /// Streams are a GPU's.
 cuda::Stream make_stream(Device device) {
   return device.type == DeviceType::cuda ? cuda::Stream(device) : cuda::Stream();
@@ -24,7 +37,19 @@ Context make_context(const RunConfig& config, const Placement& placement,
   ctx.random.seed = config.train.seed;
   // The CPU always is.
   ctx.deterministic = config.train.deterministic || placement.device.type == DeviceType::cpu;
+  ctx.tf32 = config.train.tf32;
   return ctx;
+}
+
+/// Where loss scaling stood; it begins anew when the checkpoint is not of fp16.
+StepValues step_values(const CheckpointReader& checkpoint, const LossScaling& scaling) {
+  StepValues values;
+  values.loss_scale = scaling.initial;
+  if (!scaling.dynamic || !checkpoint.numbers().contains(kLossScale)) return values;
+  values.loss_scale = checkpoint.number(kLossScale);
+  values.good_steps = checkpoint.number(kGoodSteps);
+  values.skipped = checkpoint.number(kSkippedSteps);
+  return values;
 }
 
 std::unique_ptr<TokenSource> open(const RunConfig& config) {
@@ -57,6 +82,10 @@ Trainer::Trainer(const RunConfig& config)
   activations_.commit();
   parameters_.initialise(config.train.seed);
   optimizer_ = make_optimizer(config.optim, parameters_);
+  if (feed_.ahead())
+    state_ = std::make_unique<StepState>(placement_.device, placement_.dtype == DType::f16
+                                                                ? LossScaling::fp16()
+                                                                : LossScaling::fixed());
   clip_ = std::make_unique<GradientClip>(parameters_, config.optim.clip);
   sampler_ = std::make_unique<Sampler>(*source_, split_.train, config.model.context);
 }
@@ -89,13 +118,16 @@ double Trainer::run_micro_batches(ActivationStatistics* statistics) {
     ctx_.random.first_sample = static_cast<std::uint32_t>(a * config_.train.batch);
     const Batch batch = next_batch(a);
     if (statistics != nullptr) statistics->begin_batch();
-    model_.forward_loss(ctx_, batch.inputs, batch.targets);
-    if (loss_sum_)
+    if (state_) {
+      model_.forward_backward(ctx_, batch.inputs, batch.targets,
+                              {1.0 / double(micro), state_->loss_scale()});
       cuda::add_scaled(ctx_, loss_sum_, model_.loss().slice(0, 0, 1), 1.0 / double(micro),
                        a == 0 ? Accumulate::overwrite : Accumulate::add);
-    else
+    } else {
+      model_.forward_loss(ctx_, batch.inputs, batch.targets);
       loss += model_.loss().as<double>()[0] / double(micro);
-    model_.backward(ctx_, 1.0 / double(micro));
+      model_.backward(ctx_, 1.0 / double(micro));
+    }
     feed_.release(ctx_);
     if (!feed_.ahead()) continue;
     const bool last = a + 1 == micro;
@@ -104,26 +136,58 @@ double Trainer::run_micro_batches(ActivationStatistics* statistics) {
   return loss;
 }
 
-StepReport Trainer::step(ActivationStatistics* statistics, Report) {
+StepReport Trainer::step(ActivationStatistics* statistics, Report wanted) {
   ctx_.mode = Mode::train;
   ctx_.probes = statistics;
   ctx_.random.step = static_cast<std::uint64_t>(step_);
   model_.set_schedule_step(ctx_, step_);
+  return state_ ? step_on_gpu(statistics, wanted) : step_on_cpu(statistics);
+}
+
+StepReport Trainer::step_on_cpu(ActivationStatistics* statistics) {
   parameters_.zero_grad(ctx_);
   StepReport report;
   report.loss = run_micro_batches(statistics);
   ctx_.probes = nullptr;
   const ClipResult clip = clip_->measure(ctx_);
-  if (loss_sum_) cuda::copy(Tensor(&report.loss, DType::f64, {1}), loss_sum_);
   report.grad_norm = clip.norm;
   report.learning_rate = schedule_.lr(step_);
   if (!std::isfinite(clip.norm) || !std::isfinite(report.loss))
-    throw RunError(
-        fmt::format("step {}: diverged: loss {}, gradient norm {}; expected finite numbers",
-                    step_ + 1, report.loss, clip.norm));
+    throw diverged(step_ + 1, report.loss, clip.norm);
   optimizer_->step(ctx_, report.learning_rate, step_, clip.scale);
   report.step = ++step_;
   return report;
+}
+
+StepReport Trainer::step_on_gpu(ActivationStatistics* statistics, Report wanted) {
+  StepReport report;
+  report.learning_rate = schedule_.lr(step_);
+  state_->begin(ctx_, report.learning_rate, step_);
+  if (!state_->scaling().dynamic) cuda::hold_diverged(ctx_, state_->loss_scale(), state_->tensor());
+  parameters_.zero_grad(ctx_);
+  run_micro_batches(statistics);
+  ctx_.probes = nullptr;
+  clip_->measure(ctx_, *state_);
+  optimizer_->step(ctx_, *state_);
+  report.step = ++step_;
+  report.known = wanted == Report::yes;
+  if (!report.known) return report;
+  const StepValues values = state_->read(ctx_);
+  cuda::copy(Tensor(&report.loss, DType::f64, {1}), loss_sum_);
+  report.grad_norm = values.norm;
+  expect_progress(values, report.loss);
+  return report;
+}
+
+/// RunError if training on a GPU has diverged by the last step, whose loss this is.
+void Trainer::expect_progress(const StepValues& values, double loss) const {
+  if (state_->scaling().dynamic) {
+    if (!std::isfinite(loss) || values.loss_scale < kLeastLossScale)
+      throw diverged(step_, loss, values.norm);
+  } else if (values.skipped > 0) {
+    // All steps since the first bad one were left out.
+    throw diverged(step_ + 1 - static_cast<std::int64_t>(values.skipped), loss, values.norm);
+  }
 }
 
 Evaluation Trainer::evaluate(Span span, std::int64_t limit, ActivationStatistics* statistics) {
@@ -138,6 +202,15 @@ Checkpoint Trainer::snapshot() const {
   Checkpoint checkpoint;
   checkpoint.text["config"] = to_yaml(config_);
   checkpoint.integers["step"] = step_;
+  if (state_) {
+    const StepValues values = state_->read(ctx_);
+    expect_progress(values, 0);
+    if (state_->scaling().dynamic) {
+      checkpoint.numbers[kLossScale] = values.loss_scale;
+      checkpoint.numbers[kGoodSteps] = values.good_steps;
+      checkpoint.numbers[kSkippedSteps] = values.skipped;
+    }
+  }
   for (const Parameter& p : parameters_.all())
     checkpoint.tensors.push_back({"parameters/" + p.name, p.master});
   for (const StateTensor& state : optimizer_->state())
@@ -149,6 +222,7 @@ void Trainer::restore(const CheckpointReader& checkpoint) {
   for (const Parameter& p : parameters_.all()) checkpoint.read("parameters/" + p.name, p.master);
   parameters_.update_values(ctx_);
   feed_.discard();
+  if (state_) state_->restore(step_values(checkpoint, state_->scaling()));
   for (const StateTensor& state : optimizer_->state()) checkpoint.read(state.name, state.tensor);
   step_ = checkpoint.integer("step");
 }

@@ -24,13 +24,12 @@ struct SiteParts {
 
 namespace quietformer::cuda {
 
-/// How many Moments each unit of such a cut is taken in: one for each 8192 numbers, of 16-bit types
-/// for each 16384.
+/// How many Moments each unit of such a cut is taken in: one for every 64 KiB.
 std::int64_t parts_of_unit(const SiteCut& cut, DType dtype);
 
 /// parts[(sample * units + unit) * parts_of_unit + i]: the moments of stretches of `value` (f64,
-/// f32, bf16 or f16), which is read once. Numbers are centred on their stretch's mean before they
-/// are multiplied; f64 is added up in f64, the other types in f32 by 32 or 64 numbers and in f64
+/// f32, bf16 or f16), which is read once. Numbers are centred near their stretch's mean before they
+/// are multiplied; f64 is added up in f64, the other types in f32 by at most 32 numbers and in f64
 /// from there on. `parts` is device memory, `validity` u8 (samples, rows) there when the cut is
 /// masked.
 void site_moments(const Context& ctx, Moments* parts, const Tensor& value, const SiteCut& cut,

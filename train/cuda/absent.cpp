@@ -9,6 +9,9 @@ std::string unusable(const Gpu&) {
 void add_scaled(const Context&, const Tensor&, const Tensor&, double, Accumulate) {
   throw RunError(unavailable());
 }
+void hold_diverged(const Context&, const Tensor&, const Tensor&) {
+  throw RunError(unavailable());
+}
 void mark_valid(const Context&, const Tensor&, const Tensor&) {
   throw RunError(unavailable());
 }

@@ -1,7 +1,11 @@
 #include "train/cuda/operations.h"
 
+#include <cstddef>
+
 #include "core/cuda/launch.h"
+#include "core/math.h"
 #include "data/windows.h"
+#include "optim/step_state.h"
 
 namespace quietformer::cuda {
 namespace {
@@ -10,6 +14,10 @@ __global__ void probe_kernel() {}
 
 __global__ void add_scaled_kernel(double* sum, const double* value, double factor, bool add) {
   sum[0] = (add ? sum[0] : 0) + factor * value[0];
+}
+
+__global__ void hold_diverged_kernel(float* loss_scale, const double* state, int skipped) {
+  if (state[skipped] > 0) loss_scale[0] = math::kNaN<float>;
 }
 
 __global__ void mark_valid_kernel(std::uint8_t* valid, const std::int32_t* targets,
@@ -47,6 +55,14 @@ void add_scaled(const Context& ctx, const Tensor& sum, const Tensor& value, doub
   const CurrentDevice current(ctx.device);
   launch(ctx, "add_scaled", {dim3(1), dim3(1)}, add_scaled_kernel, sum.as<double>(),
          value.as<double>(), factor, accumulate == Accumulate::add);
+}
+
+void hold_diverged(const Context& ctx, const Tensor& loss_scale, const Tensor& state) {
+  expect_on_device(ctx, loss_scale, state);
+  constexpr int kSkipped = offsetof(StepValues, skipped) / sizeof(double);
+  const CurrentDevice current(ctx.device);
+  launch(ctx, "hold_diverged", {dim3(1), dim3(1)}, hold_diverged_kernel, loss_scale.as<float>(),
+         state.as<double>(), kSkipped);
 }
 
 void mark_valid(const Context& ctx, const Tensor& valid, const Tensor& targets) {

@@ -20,6 +20,11 @@ std::string unusable(const Gpu& gpu);
 void add_scaled(const Context& ctx, const Tensor& sum, const Tensor& value, double factor,
                 Accumulate accumulate);
 
+/// Once a step was left out (StepValues of `state`, optim/step_state.h), makes `loss_scale` NaN:
+/// with gradients that are NaN every later step is left out too, and parameters stay what they were
+/// before the first bad one, until the host looks.
+void hold_diverged(const Context& ctx, const Tensor& loss_scale, const Tensor& state);
+
 /// valid[i] = targets[i] is not kIgnoredTarget; u8 and i32 of the same count.
 void mark_valid(const Context& ctx, const Tensor& valid, const Tensor& targets);
 

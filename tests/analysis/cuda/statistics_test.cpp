@@ -146,6 +146,9 @@ TEST_F(GpuStatistics, AgreeWithTheCpuForAwkwardNumbers) {
       {"steps", [](double, std::int64_t i) { return i < 20000 ? 0.1 : 0.3; }},
       {"nan", [](double x, std::int64_t i) { return i == 777 ? NAN : x; }},
       {"infinity", [](double x, std::int64_t i) { return i == 777 ? INFINITY : x; }},
+      // The first numbers of a stretch mislead about the rest.
+      {"late", [](double x, std::int64_t i) { return i % 13520 < 3000 ? 0 : 1000 + x; }},
+      {"grows", [](double x, std::int64_t i) { return i < 3000 ? x * 1e-20 : x * 1e15; }},
       {"beyond 6", [](double x, std::int64_t) { return 4 * x; }}};
   const Shape shape{3, 130, 104};
   for (const DType dtype : {DType::f64, DType::f32, DType::bf16})
