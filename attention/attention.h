@@ -175,7 +175,8 @@ class AttentionImplementation {
   virtual std::optional<std::string> why_not(const AttentionProblem& problem,
                                              Direction direction) const = 0;
   /// Scratch that the direction may use, for problems of these shapes and options. Looks at shapes,
-  /// types, options and ctx.threads only, so tensors without memory (null data) will do.
+  /// types, options, ctx.threads and ctx.deterministic only, so tensors without memory (null data)
+  /// will do.
   virtual std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem,
                                        Direction direction) const = 0;
   virtual void forward(const Context& ctx, const AttentionProblem& problem) const = 0;

@@ -116,7 +116,9 @@ struct BackwardPlan {
     problem.score = Score::dot;
     problem.groups = 1;
     front = take.bytes;
-    problem.workspace.data = memory == nullptr ? nullptr : memory + front;
+    if (memory != nullptr)
+      problem.workspace =
+          Tensor(memory + front, DType::u8, {p.workspace.bytes() - front}, p.workspace.device);
   }
 };
 

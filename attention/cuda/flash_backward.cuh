@@ -328,6 +328,16 @@ class FlashBackward {
     }
   }
 
+  /// Words of 16 queries to there.
+  __device__ __forceinline__ void store_words(const Words& words, const Place& place,
+                                              int query) const {
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        store_shared(own_word(place, m, i % 2, query + i / 2 * 8), words[m][i]);
+  }
+
   // --- constants of rows ---
 
   /// 1/|k| of key row m, r of this lane.

@@ -47,7 +47,7 @@ FlashBackwardCall::FlashBackwardCall(const Context& ctx, const AttentionProblem&
   };
   const int left = p.window[0] < 0 ? keys : within(p.window[0]),
             right = p.causal ? 0 : (p.window[1] < 0 ? queries : -within(-p.window[1]));
-  const bool two = p.score == Score::piecewise;
+  const bool two = info_of(p.score).pairs == 2;
   low[0] = -right, high[0] = two ? std::min(left, within(p.threshold - 1)) : left;
   low[1] = std::max(-right, within(p.threshold)), high[1] = left;
 
@@ -86,7 +86,7 @@ void FlashBackwardCall::set_bias_gradient(const Context& ctx, const AttentionPro
 }
 
 void FlashBackwardCall::cut_workspace(const Context& ctx, const AttentionProblem& p) {
-  const int width = padded(), pairs = p.score == Score::piecewise ? 2 : 1;
+  const int width = padded(), pairs = info_of(p.score).pairs;
   const BackwardTiles tiles = BackwardTiles::of(width);
   auto* const start = static_cast<std::uint8_t*>(p.workspace.data);
   Carver carve;
@@ -95,7 +95,7 @@ void FlashBackwardCall::cut_workspace(const Context& ctx, const AttentionProblem
     pointer = start == nullptr ? nullptr : reinterpret_cast<U*>(start + offset);
   };
   const std::int64_t rows = std::int64_t{batch} * heads, query_tiles = rows * query_slots;
-  const bool unit = p.score == Score::cosine;
+  const bool unit = info_of(p.score).operands == Operands::unit_groups;
   query_sums[0] = query_sums[1] = nullptr;
   turns[0] = turns[1] = nullptr;
   for (int pair = 0; pair < pairs; ++pair) {

@@ -25,6 +25,8 @@ __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::differenti
         make_gradients(words, s, half * 2 + c, place, first);
         add_products(
             words, queries + static_cast<std::uint32_t>(first + half * kHalf + c * 16) * kRowBytes);
+        // Behind the products, whose loads it would hold up; of unit operands the words differ.
+        if constexpr (!kUnit) store_words(words, place, first + half * kHalf + c * 16);
       }
     }
   }
@@ -34,20 +36,34 @@ template <class S, class N, class T, int dim, bool general>
 __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::make_gradients(
     Words& words, const Scores& dweights, int c, const Place& place, int first) {
   const int query = first + c * 16;
+  // All loads come first: a store before them would hold them up.
+  Row rows[2][2];
+  float delta[2][2] = {}, norm[2][2] = {{1, 1}, {1, 1}}, own_norm[kM][2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {  // 8 queries
-    Row rows[2];
-    load_rows(rows, place, query + half * 8);
-    float delta[2] = {}, norm[2] = {1, 1};
-    if constexpr (N::delta_rule != DeltaRule::none) load_pair(delta, place, 1, query + half * 8);
-    if constexpr (kUnit) load_pair(norm, place, 2, query + half * 8);
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+        words[m][half * 2 + r] = load_word(own_word(place, m, r, query + half * 8));
+    load_rows(rows[half], place, query + half * 8);
+    if constexpr (N::delta_rule != DeltaRule::none)
+      load_pair(delta[half], place, 1, query + half * 8);
+    if constexpr (kUnit) load_pair(norm[half], place, 2, query + half * 8);
+  }
+  if constexpr (kUnit)
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) own_norm[m][r] = bounded(key_norm(m, r));
+
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
 #pragma unroll
     for (int m = 0; m < kM; ++m)
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         std::uint32_t& word = words[m][half * 2 + r];
-        const std::uint32_t at = own_word(place, m, r, query + half * 8);
-        word = load_word(at);
         float gradient[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
@@ -61,27 +77,26 @@ __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::make_gradi
           }
           // Scores do not come this far.
           const Element<float> element{math::kNaN<float>, weight, dweight};
-          gradient[e] = N::dscore(element, delta[e], rows[e], parameters_);
+          gradient[e] = N::dscore(element, delta[half][e], rows[half][e], parameters_);
           if constexpr (kSums > 0)
 #pragma unroll
             for (int k = 0; k < kSums; ++k)
               element_sums_[k] +=
-                  N::element_gradient(k, element, gradient[e], rows[e], parameters_);
+                  N::element_gradient(k, element, gradient[e], rows[half][e], parameters_);
           if constexpr (general)
             add_bias_gradient(gradient[e], place.head,
                               place.tile * kQueries + query + half * 8 + lane_ % 4 * 2 + e,
                               warp_key_ + m * 16 + r * 8);
         }
         if constexpr (kUnit) {
-          const float own = bounded(key_norm(m, r));
-          store_shared(at, T::pack(gradient[0] * own, gradient[1] * own));
-          word = T::pack(gradient[0] * bounded(norm[0]), gradient[1] * bounded(norm[1]));
+          store_shared(own_word(place, m, r, query + half * 8),
+                       T::pack(gradient[0] * own_norm[m][r], gradient[1] * own_norm[m][r]));
+          word =
+              T::pack(gradient[0] * bounded(norm[half][0]), gradient[1] * bounded(norm[half][1]));
         } else {
           word = T::pack(gradient[0], gradient[1]);
-          store_shared(at, word);
         }
       }
-  }
 }
 
 template <class S, class N, class T, int dim, bool general>

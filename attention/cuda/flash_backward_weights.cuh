@@ -55,12 +55,7 @@ template <class S, class N, class T, int dim, bool general>
 __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::hand_over(
     const Words (&words)[2], const Place& place, int query) const {
 #pragma unroll
-  for (int c = 0; c < 2; ++c)
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        store_shared(own_word(place, m, i % 2, query + c * 16 + i / 2 * 8), words[c][m][i]);
+  for (int c = 0; c < 2; ++c) store_words(words[c], place, query + c * 16);
   wait_at(kHanded + team_ * 2 + query / kHalf, 2 * kLanes);
 }
 

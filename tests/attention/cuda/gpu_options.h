@@ -1,8 +1,11 @@
 // The options that tests of attention on a GPU combine, and the pairs that the build has.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <functional>
 #include <string>
 
@@ -145,17 +148,52 @@ inline Tensor gpu_tensor(DType dtype, const Shape& shape) {
   return Tensor(nullptr, dtype, shape, kGpu);
 }
 
-/// The pairs that QUIETFORMER_ATTENTION_INSTANCES has.
+/// Whether QUIETFORMER_ATTENTION_INSTANCES has the kernels of a case.
+inline bool built(const GpuOptions& o) {
+  AttentionProblem p;
+  p.q = p.k = gpu_tensor(o.storage, {1, 1, 1, o.D});
+  p.v = gpu_tensor(o.storage, {1, 1, 1, o.Dv});
+  p.score = o.score;
+  p.groups = o.groups;
+  p.normalizer = find_normalizer(o.normalizer).name;
+  const AttentionImplementation& flash = cuda::flash_implementation();
+  return !flash.why_not(p, Direction::forward) && !flash.why_not(p, Direction::backward);
+}
+
+/// The pairs that it has for some type and head dim.
 inline std::vector<Pair> built_pairs() {
   std::vector<Pair> pairs = all_pairs();
   std::erase_if(pairs, [](const Pair& pair) {
-    AttentionProblem p;
-    p.q = p.k = p.v = gpu_tensor(DType::bf16, {1, 1, 1, 64});
-    p.score = std::get<0>(pair);
-    p.normalizer = find_normalizer(std::get<1>(pair)).name;
-    return cuda::flash_implementation().why_not(p, Direction::forward).has_value();
+    GpuOptions o;
+    o.score = std::get<0>(pair);
+    o.normalizer = std::get<1>(pair);
+    for (o.storage = DType::bf16;; o.storage = DType::f16) {
+      for (o.D = o.Dv = 64; o.D <= 256; o.D = o.Dv = 2 * o.D)
+        if (built(o)) return false;
+      if (o.storage == DType::f16) return true;
+    }
   });
   return pairs;
+}
+
+/// Calls f(options) for a covering set of combinations, of which it leaves out those that the build
+/// does.
+template <class F>
+void for_each_built(const GpuOptions& pair, const std::vector<OptionValues>& options,
+                    std::uint32_t seed, F&& f) {
+  std::uint32_t cases = 0, left_out = 0;
+  for (const std::vector<int>& row : covering_array(options, seed)) {
+    GpuOptions o = pair;
+    o.seed = ++cases;
+    for (std::size_t i = 0; i < options.size(); ++i) options[i][std::size_t(row[i])](o);
+    if (!built(o)) {
+      ++left_out;
+      continue;
+    }
+    f(o);
+    if (testing::Test::HasFatalFailure()) return;
+  }
+  std::printf("%u cases, %u more are not in this build\n", cases - left_out, left_out);
 }
 
 }  // namespace quietformer::test
