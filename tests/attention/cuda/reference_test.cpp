@@ -50,13 +50,15 @@ TEST_P(GpuReference, IsThatOfTheCpuAcrossBlocks) {
 }
 
 // Products and sums are those of f32; what is left is the rounding of o and of the gradients to the
-// nearest of 8 bits.
+// nearest of 8 or 11 bits.
 TEST_P(GpuReference, RoundsSixteenBitsOnce) {
   CaseOptions options = several_blocks(options_)[1];
   options.B = 1, options.L = 70, options.S = 83, options.bias = {1, 4, 70, 83};
-  compare_with_cpu(options, DType::bf16, 1.0 / 256 + 2e-5);
-  options.queries = {3, 0, 9}, options.keys = {5, 2, 9}, options.bias = {};
-  compare_with_cpu(options, DType::bf16, 1.0 / 256 + 2e-5);
+  for (int packed = 0; packed < 2; ++packed) {
+    compare_with_cpu(options, DType::bf16, 1.0 / 256 + 2e-5);
+    compare_with_cpu(options, DType::f16, 1.0 / 2048 + 2e-5);
+    options.queries = {3, 0, 9}, options.keys = {5, 2, 9}, options.bias = {};
+  }
 }
 
 TEST_P(GpuReference, HasTheSameBitsInEveryRun) {
