@@ -32,9 +32,28 @@ struct Loss {
   std::int64_t columns, stride;  // row stride of both; columns up to it get a gradient of 0
 };
 
+/// The larger one; NaN if either is. One instruction for floats.
+__device__ inline float larger(float a, float b) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+__device__ inline double larger(double a, double b) {
+  return Larger()(a, b);
+}
+
+/// kSize neighbouring elements of a row, all there.
+template <class T, int kSize>
+__device__ Wide<T, kSize> load_whole(const T* at) {
+  if constexpr (kSize == 1)
+    return {{widen(*at)}};
+  else
+    return load_pack(at);
+}
+
 /// kSize neighbouring elements, -inf beyond the row's end.
 template <class T, int kSize>
-__device__ Wide<T, kSize> load_logits(const T* row, std::int64_t c, std::int64_t columns) {
+__device__ Wide<T, kSize> load_logits(const T* row, int c, int columns) {
   constexpr Compute<T> kNothing = -math::kInfinity<Compute<T>>;
   Wide<T, kSize> x;
   if constexpr (kSize == 1)
@@ -57,7 +76,7 @@ struct RunningSum {
   __device__ void add(const C (&x)[kCount]) {
     C highest = high;
 #pragma unroll
-    for (const C value : x) highest = Larger()(highest, value);
+    for (const C value : x) highest = larger(highest, value);
     if (highest == -math::kInfinity<C>) return;
     if (highest != high) sum *= relative_exp<T>(high, highest);  // also when highest is NaN
     high = highest;
@@ -83,29 +102,32 @@ template <class T, int kThreads, int kSize, bool kShared>
 __global__ void __launch_bounds__(kThreads) loss_rows_kernel(Loss<T> p) {
   using C = Compute<T>;
   extern __shared__ __align__(16) unsigned char memory[];
-  const std::int64_t row = blockIdx.x, columns = p.columns;
+  const std::int64_t row = blockIdx.x;
+  const int columns = static_cast<int>(p.columns), stride = static_cast<int>(p.stride);
   const T* x = p.logits + row * p.stride;
-  const std::int64_t target = p.targets[row];
+  const int target = p.targets[row];
   const C picked = target >= 0 && target < columns ? widen(x[target]) : C(0);
-  constexpr std::int64_t kStep = kThreads * kSize;
-  const std::int64_t first = threadIdx.x * kSize;
+  constexpr int kStep = kThreads * kSize;
+  const int first = static_cast<int>(threadIdx.x) * kSize;
   if constexpr (kShared) {
     T* const copy = reinterpret_cast<T*>(memory);
-    for (std::int64_t c = first; c < columns; c += kStep) copy_16_bytes(copy + c, x + c);
+    for (int c = first; c < columns; c += kStep) copy_16_bytes(copy + c, x + c);
     wait_for_copies();
     x = copy;
   }
   RunningSum<T> running;
-  for (std::int64_t c = first; c < columns; c += kBatch * kStep) {
+  int c = first;
+  for (; c + (kBatch - 1) * kStep + kSize <= columns; c += kBatch * kStep) {
     C batch[kBatch * kSize];
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      const Wide<T, kSize> pack = load_logits<T, kSize>(x, c + b * kStep, columns);
+      const Wide<T, kSize> pack = load_whole<T, kSize>(x + c + b * kStep);
 #pragma unroll
       for (int j = 0; j < kSize; ++j) batch[b * kSize + j] = pack.value[j];
     }
     running.add(batch);
   }
+  for (; c < columns; c += kStep) running.add(load_logits<T, kSize>(x, c, columns).value);
   const C high = block_reduce<kThreads>(running.high, Larger());
   C sum = running.high == -math::kInfinity<C> ? C(0)
                                               : running.sum * relative_exp<T>(running.high, high);
@@ -120,18 +142,35 @@ __global__ void __launch_bounds__(kThreads) loss_rows_kernel(Loss<T> p) {
   const double scale = p.dynamic_scale != nullptr ? p.scale * *p.dynamic_scale : p.scale;
   const C factor = p.loss[1] > 0 ? C(scale / p.loss[1]) : C(0), share = factor / sum;
   T* const out = p.d_logits + row * p.stride;
-  for (std::int64_t c = first; c < p.stride; c += kStep) {
+  const auto store = [=](int at, const Wide<T, kSize>& pack) {
+    if constexpr (kSize == 1)
+      out[at] = narrow<T>(pack.value[0]);
+    else
+      store_pack(out + at, pack);
+  };
+  if (target < 0) {
+    for (c = first; c < stride; c += kStep) store(c, {});
+    return;
+  }
+#pragma unroll 4
+  for (c = first; c + kSize <= columns; c += kStep) {
+    Wide<T, kSize> pack = load_whole<T, kSize>(x + c);
+#pragma unroll
+    for (C& value : pack.value) value = share * relative_exp<T>(value, high);
+    if (target - c >= 0 && target - c < kSize) {
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) pack.value[j] -= c + j == target ? factor : C(0);
+    }
+    store(c, pack);
+  }
+  for (; c < stride; c += kStep) {
     Wide<T, kSize> pack = load_logits<T, kSize>(x, c, columns);
 #pragma unroll
-    for (int j = 0; j < kSize; ++j) {
-      const C value =
-          share * relative_exp<T>(pack.value[j], high) - (c + j == target ? factor : C(0));
-      pack.value[j] = target < 0 || c + j >= columns ? C(0) : value;
-    }
-    if constexpr (kSize == 1)
-      out[c] = narrow<T>(pack.value[0]);
-    else
-      store_pack(out + c, pack);
+    for (int j = 0; j < kSize; ++j)
+      pack.value[j] = c + j >= columns ? C(0)
+                                       : share * relative_exp<T>(pack.value[j], high) -
+                                             (c + j == target ? factor : C(0));
+    store(c, pack);
   }
 }
 
@@ -214,6 +253,8 @@ Loss<T> describe(const Tensor& row_loss, const Tensor& row_lse, const Tensor& lo
   p.logits = logits.as<T>(), p.targets = targets.as<std::int32_t>();
   p.loss = loss.as<double>();
   p.columns = columns_of(logits), p.stride = logits.stride[logits.shape.rank - 2];
+  // Kernels count columns in 32 bits, a few steps beyond the end included.
+  QF_EXPECTS(p.stride < (std::int64_t{1} << 30));
   return p;
 }
 

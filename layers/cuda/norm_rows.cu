@@ -9,6 +9,24 @@ namespace {
 constexpr int kRowWarps = 8;          // of a block
 constexpr std::int64_t kParts = 264;  // most blocks of the backward pass, each leaves a part
 
+/// kSize neighbouring parameters, in accesses of 16 bytes; `otherwise` where there are none.
+template <int kSize, class C>
+__device__ void load_parameters(C (&out)[kSize], const C* at, std::int64_t c, C otherwise) {
+  if (at == nullptr) {
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) out[j] = otherwise;
+    return;
+  }
+  constexpr int kEach = Pack<C>::kSize;
+  static_assert(kSize % kEach == 0);
+#pragma unroll
+  for (int part = 0; part < kSize / kEach; ++part) {
+    const Pack<C> pack = *reinterpret_cast<const Pack<C>*>(at + c + part * kEach);
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) out[part * kEach + j] = pack.value[j];
+  }
+}
+
 template <class T>
 struct Forward {
   using C = Compute<T>;
@@ -42,11 +60,11 @@ __device__ void join_pack(const Forward<T>& p, Pack<T>& x, std::int64_t row, std
       }
     }
   }
+  C gain[kSize];
+  load_parameters(gain, p.gain, c, C(1));
 #pragma unroll
-  for (int j = 0; j < kSize; ++j) {
-    const C scaled = p.gain != nullptr ? p.gain[c + j] * branch.value[j] : branch.value[j];
-    x.value[j] = narrow<T>(p.alpha * widen(x.value[j]) + scaled);
-  }
+  for (int j = 0; j < kSize; ++j)
+    x.value[j] = narrow<T>(p.alpha * widen(x.value[j]) + gain[j] * branch.value[j]);
   *reinterpret_cast<Pack<T>*>(p.sum + row * p.n + c) = x;
 }
 
@@ -87,14 +105,13 @@ __global__ void __launch_bounds__(kRowWarps* kWarp) norm_rows_kernel(Forward<T> 
   for (int i = 0; i < kPacks; ++i) {
     const std::int64_t c = (i * kWarp + lane()) * kSize;
     if (c >= n) continue;
+    C weight[kSize], bias[kSize];
+    load_parameters(weight, p.weight, c, C(1));
+    load_parameters(bias, p.bias, c, C(0));
     Wide<T> y;
 #pragma unroll
-    for (int j = 0; j < kSize; ++j) {
-      C value = (widen(x[i].value[j]) - mean) * rstd;
-      if (p.weight != nullptr) value *= p.weight[c + j];
-      if (p.bias != nullptr) value += p.bias[c + j];
-      y.value[j] = value;
-    }
+    for (int j = 0; j < kSize; ++j)
+      y.value[j] = (widen(x[i].value[j]) - mean) * rstd * weight[j] + bias[j];
     store_pack(p.y + row * n + c, y);
   }
   if (lane() != 0) return;
@@ -138,12 +155,14 @@ __global__ void __launch_bounds__(kRowWarps* kWarp, kSixteenBit<T> ? 2 : 1)
     for (int i = 0; i < kPacks; ++i) {
       const std::int64_t c = (i * kWarp + lane()) * kSize;
       if (c >= n) continue;
+      C weight[kSize];
+      load_parameters(weight, p.weight, c, C(1));
 #pragma unroll
       for (int j = 0; j < kSize; ++j) {
         const C d = widen(dy[i].value[j]), unit = (widen(x[i].value[j]) - mean) * rstd;
         d_weight[i * kSize + j] += d * unit;
         d_bias[i * kSize + j] += d;
-        const C g = p.weight != nullptr ? d * p.weight[c + j] : d;
+        const C g = d * weight[j];
         along += g * unit;
         shift += g;
       }
@@ -154,11 +173,13 @@ __global__ void __launch_bounds__(kRowWarps* kWarp, kSixteenBit<T> ? 2 : 1)
     for (int i = 0; i < kPacks; ++i) {
       const std::int64_t c = (i * kWarp + lane()) * kSize;
       if (c >= n) continue;
+      C weight[kSize];
+      load_parameters(weight, p.weight, c, C(1));
       Wide<T> dx;
 #pragma unroll
       for (int j = 0; j < kSize; ++j) {
         const C d = widen(dy[i].value[j]), unit = (widen(x[i].value[j]) - mean) * rstd;
-        const C g = p.weight != nullptr ? d * p.weight[c + j] : d;
+        const C g = d * weight[j];
         const C value = rstd * (g - shift - unit * along);
         dx.value[j] = p.add ? widen(old[i].value[j]) + value : value;
       }
@@ -225,7 +246,8 @@ bool norm_rows_forward(const Context& ctx, NormKind kind, const Tensor& y,
   return dispatch_rows(y.dtype, columns_of(y), [&]<class T, int kPacks>() {
     using C = Compute<T>;
     if (!whole_rows<T>(y) || !whole_rows<T>(join.x) || !whole_rows<T>(join.branch) ||
-        !whole_rows<T>(join.sum))
+        !whole_rows<T>(join.sum) || !whole_rows<C>(weight) || !whole_rows<C>(bias) ||
+        !whole_rows<C>(join.gain))
       return false;
     if (drops && Pack<T>::kSize % 4 != 0) return false;
     Forward<T> p{};
@@ -255,7 +277,8 @@ bool norm_rows_backward(const Context& ctx, NormKind kind, const Tensor& dx, con
   if (kind == NormKind::l2) return false;
   return dispatch_rows(dx.dtype, columns_of(dx), [&]<class T, int kPacks>() {
     using C = Compute<T>;
-    if (!whole_rows<T>(dx) || !whole_rows<T>(dy) || !whole_rows<T>(x)) return false;
+    if (!whole_rows<T>(dx) || !whole_rows<T>(dy) || !whole_rows<T>(x) || !whole_rows<C>(weight))
+      return false;
     const bool parameters = d_weight || d_bias;
     Backward<T> p{};
     p.dx = dx.as<T>(), p.dy = dy.as<T>(), p.x = x.as<T>();

@@ -58,7 +58,7 @@ void join_norm_forward(const Context& ctx, NormKind kind, const Tensor& y,
                        const NormStatistics& saved, const Join& join, const Tensor& weight,
                        const Tensor& bias, double eps);
 
-// embedding.cu: embedding and rotary positions
+// embedding.cu, embedding_backward.cu: embedding and rotary positions
 void embedding_forward(const Context& ctx, const Tensor& y, const Tensor& tokens,
                        const Tensor& weight, const Tensor& positions, double scale);
 void embedding_backward(const Context& ctx, const Tensor& d_weight, const Tensor& d_positions,

@@ -25,6 +25,8 @@ TEST(WithoutCuda, OptimizersSayWhatIsMissing) {
   EXPECT_EQ(run_error([&] { parameters.commit(); }), "parameters: " + expected);
   EXPECT_EQ(run_error([] { cuda::optimizer_step({}, {}, {}, cuda::StepNumbers{}); }), expected);
   EXPECT_EQ(run_error([] { cuda::sum_of_squares({}, {}, {}); }), expected);
+  EXPECT_EQ(run_error([] { cuda::begin_step({}, {}, 0, 0); }), expected);
+  EXPECT_EQ(run_error([] { StepState state({DeviceType::cuda, 0}); }), expected);
 }
 
 }  // namespace

