@@ -9,23 +9,11 @@ namespace {
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 constexpr int kBatch = 4;   // loads of a thread at once
 constexpr int kRounds = 4;  // of them in a part
+constexpr unsigned kWholeBatch = (1u << kBatch) - 1;
 
 /// Numbers of a part, which one block takes the moments of.
 template <class S>
 constexpr std::int64_t kPartValues = std::int64_t{kRounds} * kBatch* kThreads* Pack<S>::kSize;
-
-/// x < low exactly if x is below the double that low came from, and x > high likewise.
-template <class C>
-struct Limits {
-  C magnitude, low, high;
-};
-__device__ Limits<float> limits_for(const OutlierLimits& limits, float) {
-  return {__double2float_rd(limits.magnitude), __double2float_ru(limits.low),
-          __double2float_rd(limits.high)};
-}
-__device__ Limits<double> limits_for(const OutlierLimits& limits, double) {
-  return {limits.magnitude, limits.low, limits.high};
-}
 
 // NaN gives way to numbers.
 __device__ float smaller(float a, float b) {
@@ -39,6 +27,24 @@ __device__ float larger(float a, float b) {
 }
 __device__ double larger(double a, double b) {
   return fmax(a, b);
+}
+
+/// x < low exactly if x is below the double that low came from, and x > high likewise.
+template <class C>
+struct Limits {
+  C magnitude, low, high;
+
+  /// Whether numbers from `least` to `most` can be outliers.
+  __device__ bool maybe_beyond(C least, C most) const {
+    return most > smaller(magnitude, high) || least < larger(-magnitude, low);
+  }
+};
+__device__ Limits<float> limits_for(const OutlierLimits& limits, float) {
+  return {__double2float_rd(limits.magnitude), __double2float_ru(limits.low),
+          __double2float_rd(limits.high)};
+}
+__device__ Limits<double> limits_for(const OutlierLimits& limits, double) {
+  return {limits.magnitude, limits.low, limits.high};
 }
 
 /// The power of two that brings `radius` near 1, without the extremes of the type.
@@ -60,6 +66,22 @@ template <class S, int kPack>
 struct alignas(sizeof(S) * kPack) Load {
   S value[kPack];
 };
+
+/// A load's numbers in the type they are computed in.
+template <class S, int kPack>
+__device__ void widen_all(Compute<S> (&x)[kPack], const Load<S, kPack>& load) {
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) x[i] = widen(load.value[i]);
+}
+__device__ void widen_all(float (&x)[8], const Load<__nv_bfloat16, 8>& load) {
+  std::uint32_t words[4];
+  memcpy(words, load.value, sizeof(words));
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {  // one instruction each
+    x[2 * i] = __uint_as_float(words[i] << 16);
+    x[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+}
 
 // The least and the largest number of a load. 16-bit types are compared in pairs.
 template <class S, int kPack>
@@ -124,14 +146,33 @@ struct Tally {
   unsigned outliers = 0;  // beyond the magnitude, and from bit 16 on outside
 
   template <class S, int kPack>
-  __device__ void look(const Load<S, kPack>& load, const Limits<C>& limits) {
-    C least, most;
-    extremes(load, least, most);
-    low = smaller(low, least), high = larger(high, most);
-    count += kPack;
-    const bool none = !(most > smaller(limits.magnitude, limits.high)) &&
-                      !(least < larger(-limits.magnitude, limits.low));
-    if (none) return;
+  __device__ void look(const Load<S, kPack> (&load)[kBatch], unsigned kept,
+                       const Limits<C>& limits) {
+    C least[kBatch], most[kBatch];
+    bool any = false;
+    if (kept == kWholeBatch) {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) extremes(load[j], least[j], most[j]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        least[j] = math::kInfinity<C>, most[j] = -math::kInfinity<C>;
+        if ((kept >> j & 1) != 0) extremes(load[j], least[j], most[j]);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      low = smaller(low, least[j]), high = larger(high, most[j]);
+      any |= limits.maybe_beyond(least[j], most[j]);
+    }
+    count += __popc(kept) * kPack;
+    if (!any) return;
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j)
+      if (limits.maybe_beyond(least[j], most[j])) count_outliers(load[j], limits);
+  }
+  template <class S, int kPack>
+  __device__ void count_outliers(const Load<S, kPack>& load, const Limits<C>& limits) {
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
       const C x = widen(load.value[i]);
@@ -283,17 +324,25 @@ __device__ void add_powers(Powers& powers, const Load<S, kPack> (&load)[kBatch],
   using C = Compute<S>;
   const C scale = power_of_two(-frame.exponent, C()), shift = -frame.centre * scale;
   C s1 = 0, s2 = 0, s3 = 0, s4 = 0;
-#pragma unroll
-  for (int j = 0; j < kBatch; ++j) {
-    if ((kept >> j & 1) == 0) continue;
+  const auto add = [&](const Load<S, kPack>& some) {
+    C x[kPack];
+    widen_all(x, some);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      const C d = fma(widen(load[j].value[i]), scale, shift), d2 = d * d;
+      const C d = fma(x[i], scale, shift), d2 = d * d;
       s1 += d;
       s2 += d2;
       s3 = fma(d2, d, s3);
       s4 = fma(d2, d2, s4);
     }
+  };
+  if (kept == kWholeBatch) {  // without branches between the loads
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) add(load[j]);
+  } else {
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j)
+      if ((kept >> j & 1) != 0) add(load[j]);
   }
   powers.s1 += s1, powers.s2 += s2;
   powers.s3 += s3, powers.s4 += s4;
@@ -327,9 +376,7 @@ __device__ Moments moments_of(const Part<S, kPack, kRows>& part, const OutlierLi
   Tally<C> tally;
   Powers powers;
   for (std::uint32_t at = first;;) {
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j)
-      if ((kept >> j & 1) != 0) tally.look(load[j], limits);
+    tally.look(load, kept, limits);
     add_powers(powers, load, kept, frame);
     at += kBatch * kThreads;
     if (at >= part.end) break;
