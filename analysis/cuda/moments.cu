@@ -1,33 +1,12 @@
 #include "analysis/cuda/operations.h"
+#include "analysis/cuda/part.cuh"
 #include "core/cuda/reduce.cuh"
-#include "core/cuda/storage.cuh"
 #include "core/math.h"
 
 namespace quietformer::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr int kBatch = 4;   // loads of a thread at once
-constexpr int kRounds = 4;  // of them in a part
-constexpr unsigned kWholeBatch = (1u << kBatch) - 1;
-
-/// Numbers of a part, which one block takes the moments of.
-template <class S>
-constexpr std::int64_t kPartValues = std::int64_t{kRounds} * kBatch* kThreads* Pack<S>::kSize;
-
-// NaN gives way to numbers.
-__device__ float smaller(float a, float b) {
-  return fminf(a, b);
-}
-__device__ double smaller(double a, double b) {
-  return fmin(a, b);
-}
-__device__ float larger(float a, float b) {
-  return fmaxf(a, b);
-}
-__device__ double larger(double a, double b) {
-  return fmax(a, b);
-}
+constexpr int kWarps = kThreads / kWarp;
 
 /// x < low exactly if x is below the double that low came from, and x > high likewise.
 template <class C>
@@ -60,83 +39,6 @@ __device__ float power_of_two(int exponent, float) {
 __device__ double power_of_two(int exponent, double) {
   return ldexp(1.0, exponent);
 }
-
-/// kPack neighbouring elements, one load.
-template <class S, int kPack>
-struct alignas(sizeof(S) * kPack) Load {
-  S value[kPack];
-};
-
-/// A load's numbers in the type they are computed in.
-template <class S, int kPack>
-__device__ void widen_all(Compute<S> (&x)[kPack], const Load<S, kPack>& load) {
-#pragma unroll
-  for (int i = 0; i < kPack; ++i) x[i] = widen(load.value[i]);
-}
-__device__ void widen_all(float (&x)[8], const Load<__nv_bfloat16, 8>& load) {
-  std::uint32_t words[4];
-  memcpy(words, load.value, sizeof(words));
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {  // one instruction each
-    x[2 * i] = __uint_as_float(words[i] << 16);
-    x[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-  }
-}
-
-// The least and the largest number of a load. 16-bit types are compared in pairs.
-template <class S, int kPack>
-__device__ void extremes(const Load<S, kPack>& load, Compute<S>& low, Compute<S>& high) {
-  low = high = widen(load.value[0]);
-#pragma unroll
-  for (int i = 1; i < kPack; ++i) {
-    low = smaller(low, widen(load.value[i]));
-    high = larger(high, widen(load.value[i]));
-  }
-}
-template <class Pair, class S>
-__device__ void extremes_of_pairs(const Load<S, 8>& load, float& low, float& high) {
-  const auto* const pairs = reinterpret_cast<const Pair*>(load.value);
-  const Pair least = __hmin2(__hmin2(pairs[0], pairs[1]), __hmin2(pairs[2], pairs[3]));
-  const Pair most = __hmax2(__hmax2(pairs[0], pairs[1]), __hmax2(pairs[2], pairs[3]));
-  low = smaller(widen(least.x), widen(least.y));
-  high = larger(widen(most.x), widen(most.y));
-}
-__device__ void extremes(const Load<__nv_bfloat16, 8>& load, float& low, float& high) {
-  extremes_of_pairs<__nv_bfloat162>(load, low, high);
-}
-__device__ void extremes(const Load<__half, 8>& load, float& low, float& high) {
-  extremes_of_pairs<__half2>(load, low, high);
-}
-
-/// One unit of one sample in loads of kPack, and the part of it that this block looks at. kRows:
-/// its rows lie apart or are masked.
-template <class S, int kPack, bool kRows>
-struct Part {
-  const S* data;
-  const std::uint8_t* keep;  // by row, or null
-  std::int64_t stride;
-  std::uint32_t begin, end;  // loads
-  std::uint32_t loads_of_row;
-
-  /// A thread's batch: bit j of the result says whether load[j] counts.
-  __device__ unsigned read(Load<S, kPack> (&load)[kBatch], std::uint32_t first) const {
-    unsigned kept = 0;
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      const std::uint32_t at = first + j * kThreads;
-      if (at >= end) continue;
-      const S* from = data + std::int64_t{at} * kPack;
-      if constexpr (kRows) {
-        const std::uint32_t row = at / loads_of_row;
-        if (keep != nullptr && keep[row] == 0) continue;
-        from = data + row * stride + std::int64_t{at - row * loads_of_row} * kPack;
-      }
-      load[j] = *reinterpret_cast<const Load<S, kPack>*>(from);
-      kept |= 1u << j;
-    }
-    return kept;
-  }
-};
 
 /// Extremes and counts of a thread's numbers.
 template <class C>
@@ -173,11 +75,12 @@ struct Tally {
   }
   template <class S, int kPack>
   __device__ void count_outliers(const Load<S, kPack>& load, const Limits<C>& limits) {
+    C x[kPack];
+    widen_all(x, load);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      const C x = widen(load.value[i]);
-      outliers += x < limits.low || x > limits.high ? 1u << 16 : 0u;
-      outliers += fabs(x) > limits.magnitude ? 1 : 0;
+      outliers += x[i] < limits.low || x[i] > limits.high ? 1u << 16 : 0u;
+      outliers += fabs(x[i]) > limits.magnitude ? 1 : 0;
     }
   }
 };
@@ -239,8 +142,10 @@ __device__ Frame<Compute<S>> first_frame(const Load<S, kPack>& load, bool kept) 
   Start<C> x{0, math::kInfinity<C>, -math::kInfinity<C>, 0};
   if (kept) {
     extremes(load, x.low, x.high);
+    C values[kPack];
+    widen_all(values, load);
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) x.sum += widen(load.value[i]);
+    for (int i = 0; i < kPack; ++i) x.sum += values[i];
   }
   x.sum = warp_reduce(x.sum, Plus());
   x.low = warp_reduce(x.low, [](C a, C b) { return smaller(a, b); });
@@ -355,9 +260,12 @@ __device__ bool any_nan(const Part<S, kPack, kRows>& part) {
   int found = 0;
   for (std::uint32_t at = part.begin + threadIdx.x; at < part.end; at += kBatch * kThreads) {
     const unsigned kept = part.read(load, at);
-    for (int j = 0; j < kBatch; ++j)
-      for (int i = 0; i < kPack && (kept >> j & 1) != 0; ++i)
-        found |= widen(load[j].value[i]) != widen(load[j].value[i]);
+    for (int j = 0; j < kBatch; ++j) {
+      if ((kept >> j & 1) == 0) continue;
+      Compute<S> x[kPack];
+      widen_all(x, load[j]);
+      for (int i = 0; i < kPack; ++i) found |= x[i] != x[i];
+    }
   }
   return __syncthreads_or(found) != 0;
 }
@@ -370,17 +278,22 @@ __device__ Moments moments_of(const Part<S, kPack, kRows>& part, const OutlierLi
   __shared__ Meeting<C> meeting;
   const Limits<C> limits = limits_for(given, C());
   const std::uint32_t first = part.begin + threadIdx.x;
-  Load<S, kPack> load[kBatch];
+  // A batch is on its way while the one before is worked on.
+  Load<S, kPack> load[kBatch], coming[kBatch];
   unsigned kept = part.read(load, first);
+  unsigned coming_kept = part.read(coming, first + kBatch * kThreads);
   Frame<C> frame = first_frame(load[0], (kept & 1) != 0);
   Tally<C> tally;
   Powers powers;
-  for (std::uint32_t at = first;;) {
+  constexpr int kAll = kRounds * Pack<S>::kSize / kPack;
+#pragma unroll 4
+  for (int round = 0; round < kAll; ++round) {
     tally.look(load, kept, limits);
     add_powers(powers, load, kept, frame);
-    at += kBatch * kThreads;
-    if (at >= part.end) break;
-    kept = part.read(load, at);
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) load[j] = coming[j];
+    kept = coming_kept;
+    if (round + 2 < kAll) coming_kept = part.read(coming, first + (round + 2) * kBatch * kThreads);
   }
   Tally<C> all = tally;
   meeting.meet(powers, all, frame, false);
@@ -416,7 +329,7 @@ struct Layout {
 
 /// A block per part.
 template <class S, int kPack, bool kRows>
-__global__ void __launch_bounds__(kThreads, sizeof(S) == 8 ? 2 : 4)
+__global__ void __launch_bounds__(kThreads, sizeof(S) == 8 ? 2 : 3)
     moments_kernel(Moments* parts, const S* __restrict__ data,
                    const std::uint8_t* __restrict__ keep, Layout layout, OutlierLimits limits) {
   constexpr auto kLoads = static_cast<std::uint32_t>(kPartValues<S> / kPack);
