@@ -329,7 +329,7 @@ struct Layout {
 
 /// A block per part.
 template <class S, int kPack, bool kRows>
-__global__ void __launch_bounds__(kThreads, sizeof(S) == 8 ? 2 : 3)
+__global__ void __launch_bounds__(kThreads, sizeof(S) == 8 ? 2 : 4)
     moments_kernel(Moments* parts, const S* __restrict__ data,
                    const std::uint8_t* __restrict__ keep, Layout layout, OutlierLimits limits) {
   constexpr auto kLoads = static_cast<std::uint32_t>(kPartValues<S> / kPack);
