@@ -30,6 +30,14 @@ class Band {
     if (causal) right_ = 0;
   }
 
+  /// The same causality and window for a sequence that is no longer.
+  QF_HOST_DEVICE Band with_lengths(std::int64_t queries, std::int64_t keys) const {
+    Band band = *this;
+    band.queries_ = queries;
+    band.keys_ = keys;
+    return band;
+  }
+
   QF_HOST_DEVICE std::int64_t position(std::int64_t i) const { return i + keys_ - queries_; }
 
   /// Keys that the band lets query i see.

@@ -5,12 +5,16 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <limits>
+#include <tuple>
 
+#include "attention/cuda/flash_backward_call.h"
 #include "attention/cuda/flash_call.h"
-#include "attention/cuda/pairs.h"
+#include "attention/cuda/instances.h"
 #include "attention/policies.h"
 #include "attention/registry.h"
 #include "attention/workspace.h"
+#include "core/cuda/memory.h"
 
 namespace quietformer::cuda {
 namespace {
@@ -21,19 +25,117 @@ bool present(const Tensor& tensor) {
 
 struct Entry {
   std::string_view score, normalizer;
-  void (*forward)(const Context&, const AttentionProblem&);
+  DType dtype;
+  int dim;
+  void (*forward)(const Context&, const FlashForwardCall&);
+  void (*backward)(const Context&, const AttentionProblem&);
 };
 
-#define QF_PAIR(S, N) {S::name, N::name, &FlashPair<S, N>::forward},
-constexpr Entry kEntries[] = {QUIETFORMER_FLASH_CUDA_PAIRS(QF_PAIR)};
-#undef QF_PAIR
+#define QF_INSTANCE(S, N, T, dtype, dim)  \
+  {S::name,                               \
+   N::name,                               \
+   DType::dtype,                          \
+   dim,                                   \
+   &FlashInstance<S, N, T, dim>::forward, \
+   &FlashBackwardInstance<S, N, T, dim>::backward},
+constexpr Entry kEntries[] = {QUIETFORMER_FLASH_CUDA_INSTANCES(QF_INSTANCE)};
+#undef QF_INSTANCE
 
-/// Null when the build left the pair out.
-const Entry* find(const AttentionProblem& problem) {
+bool unit_operands(const AttentionProblem& p) {
+  return info_of(p.score).operands == Operands::unit_groups;
+}
+
+/// One group is dot with the inverse norms as factors of rows and columns. More groups are dot on
+/// operands that a kernel of its own has normalised: rounded to their type, as an unfused
+/// computation would.
+bool normalised_before(const AttentionProblem& p) {
+  return unit_operands(p) && p.groups > 1;
+}
+
+std::string_view score_of(const AttentionProblem& p) {
+  return name_of(normalised_before(p) ? Score::dot : p.score);
+}
+
+int dim_of(const AttentionProblem& p) {
+  return padded_dim(std::max(p.q.shape[3], p.v.shape[3]));
+}
+
+/// Null when the build left the instance out.
+const Entry* find(const AttentionProblem& p) {
   const auto* entry = std::find_if(std::begin(kEntries), std::end(kEntries), [&](const Entry& e) {
-    return e.score == name_of(problem.score) && e.normalizer == problem.normalizer;
+    return e.score == score_of(p) && e.normalizer == p.normalizer && e.dtype == p.q.dtype &&
+           e.dim == dim_of(p);
   });
   return entry == std::end(kEntries) ? nullptr : entry;
+}
+
+/// Where forward keeps what in its workspace; without memory only the size counts.
+struct ForwardWorkspace {
+  Tensor unit_q, unit_k;          // the operands, normalised
+  Tensor query_norms, key_norms;  // inverse, of one group
+  Tensor row_state;
+  std::int64_t bytes;
+
+  explicit ForwardWorkspace(const AttentionProblem& p) {
+    Carver take;
+    const auto make = [&](bool wanted, DType dtype, const Shape& shape) {
+      if (!wanted) return Tensor();
+      const std::int64_t at = take(shape.count() * size_of(dtype));
+      auto* const memory = static_cast<char*>(p.workspace.data);
+      return Tensor(memory == nullptr ? nullptr : memory + at, dtype, shape, p.q.device);
+    };
+    const Shape &q = p.q.shape, &k = p.k.shape;
+    const bool before = normalised_before(p), norms = unit_operands(p) && !before;
+    const bool total = present(p.total_attention);
+    unit_q = make(before, p.q.dtype, q);
+    unit_k = make(before, p.k.dtype, k);
+    key_norms = make(norms, DType::f32, {k[0], k[1], k[2]});
+    query_norms = make(norms && total, DType::f32, {q[0], q[1], q[2]});
+    row_state = make(total && !present(p.row_state) && find_normalizer(p.normalizer).row_normalised,
+                     DType::f32, {q[0], q[1], q[2]});
+    bytes = take.bytes;
+  }
+};
+
+/// What the kernels of backward are asked: the problem, or its dot of normalised operands, which
+/// then have the front of the workspace.
+struct BackwardPlan {
+  AttentionProblem problem;
+  std::int64_t front = 0;  // bytes of the workspace before the kernels'
+
+  explicit BackwardPlan(const AttentionProblem& p) : problem(p) {
+    if (!normalised_before(p)) return;
+    Carver take;
+    auto* const memory = static_cast<char*>(p.workspace.data);
+    for (const auto member : {&AttentionProblem::q, &AttentionProblem::k}) {
+      const Tensor& from = p.*member;
+      const std::int64_t at = take(from.count() * size_of(from.dtype));
+      problem.*member =
+          Tensor(memory == nullptr ? nullptr : memory + at, from.dtype, from.shape, from.device);
+    }
+    problem.score = Score::dot;
+    problem.groups = 1;
+    front = take.bytes;
+    problem.workspace.data = memory == nullptr ? nullptr : memory + front;
+  }
+};
+
+/// Why the backward does not fit the GPU: multiprocessors of one generation differ in how much a
+/// block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
+std::optional<std::string> too_little_shared_memory(const AttentionProblem& p) {
+  const int dim = padded_dim(std::max(p.q.shape[3], p.v.shape[3])),
+            needed = BackwardTiles::of(dim).shared_bytes(dim);
+  for (const Gpu& gpu : gpus()) {
+    if (gpu.index != p.q.device.index) continue;
+    const int version = gpu.major * 10 + gpu.minor, most = version == 80 || version == 87   ? 163
+                                                           : version >= 90 && version < 120 ? 227
+                                                                                            : 99;
+    if (needed > most * 1024)
+      return fmt::format(
+          "head dim {}: a block of its backward takes {} bytes of shared memory, {} has {}",
+          std::max(p.q.shape[3], p.v.shape[3]), needed, gpu.name, most * 1024);
+  }
+  return std::nullopt;
 }
 
 class Flash final : public AttentionImplementation {
@@ -43,58 +145,71 @@ class Flash final : public AttentionImplementation {
   std::optional<std::string> why_not(const AttentionProblem& p,
                                      Direction direction) const override {
     if (p.q.device.type != DeviceType::cuda) return "runs on GPUs only";
-    if (direction == Direction::backward) return "has no backward on GPUs";
     if (p.q.dtype != DType::bf16 && p.q.dtype != DType::f16)
       return fmt::format("type {}, takes bf16 and f16 on GPUs", name_of(p.q.dtype));
-    if (find(p) == nullptr)
-      return fmt::format(
-          "{} with {} is not in this build (QUIETFORMER_ATTENTION_INSTANCES={}, full has it)",
-          name_of(p.score), p.normalizer, kInstances);
+    const bool forward = direction == Direction::forward;
     const std::int64_t most = *std::max_element(std::begin(kFlashDims), std::end(kFlashDims));
     for (const auto& [name, dim] : {std::pair{"D", p.q.shape[3]}, {"Dv", p.v.shape[3]}})
       if (dim > most) return fmt::format("head dim {} = {}, takes at most {}", name, dim, most);
-    if (p.groups != 1) return fmt::format("groups = {}, takes 1 on GPUs", p.groups);
+    if (find(p) == nullptr)
+      return fmt::format(
+          "{} with {} in {} for head dims up to {} is not in this build "
+          "(QUIETFORMER_ATTENTION_INSTANCES={}, full has it)",
+          name_of(p.score), p.normalizer, name_of(p.q.dtype), dim_of(p), kInstances);
     // Positions and blocks are counted in 32 bits.
-    const std::int64_t rows = p.q.shape[0] * p.heads() * (p.q.shape[2] / 128 + 1);
-    if (std::max(p.q.shape[2], p.k.shape[2]) > 1 << 30 || rows > 1 << 30)
+    const std::int64_t rows = p.q.shape[0] * p.heads() * (p.q.shape[2] / 32 + p.batch() + 1),
+                       columns = p.q.shape[0] * p.heads() * (p.k.shape[2] / 32 + p.batch() + 1);
+    if (std::max(p.q.shape[2], p.k.shape[2]) > 1 << 30 || std::max(rows, columns) > 1 << 30)
       return "more rows than 32 bits count";
-    return option_not_taken(p);
+    if (!forward)
+      if (auto reason = too_little_shared_memory(p)) return reason;
+    if (forward && present(p.weights)) return "never holds the weights that the problem asks for";
+    return std::nullopt;
   }
 
-  std::int64_t workspace_bytes(const Context&, const AttentionProblem& problem,
+  std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem,
                                Direction direction) const override {
-    if (direction == Direction::backward ||
-        info_of(problem.score).operands != Operands::unit_groups)
-      return 0;
-    const Shape& k = problem.k.shape;
-    return k[0] * k[1] * k[2] * size_of(DType::f32);
+    if (direction == Direction::forward) return ForwardWorkspace(problem).bytes;
+    const BackwardPlan plan(problem);
+    return plan.front + FlashBackwardCall(ctx, plan.problem).bytes;
   }
 
   void forward(const Context& ctx, const AttentionProblem& problem) const override {
     prepare(*this, ctx, problem, Direction::forward);
     QF_EXPECTS(ctx.device == problem.q.device);
-    if (problem.o.count() != 0) find(problem)->forward(ctx, problem);
+    const ForwardWorkspace work(problem);
+    AttentionProblem p = problem;
+    if (work.unit_q) {
+      unit_groups(ctx, work.unit_q, problem.q, problem.groups);
+      unit_groups(ctx, work.unit_k, problem.k, problem.groups);
+      p.q = work.unit_q, p.k = work.unit_k;
+    }
+    if (work.row_state) p.row_state = work.row_state;
+    FlashForwardCall call(ctx, p);
+    for (const auto& [norms, rows, result] :
+         {std::tuple{&work.query_norms, &p.q, &call.query_norms},
+          std::tuple{&work.key_norms, &p.k, &call.key_norms}})
+      if (*norms) {
+        inverse_norms(ctx, norms->as<float>(), *rows);
+        *result = norms->as<float>();
+      }
+    find(problem)->forward(ctx, call);
   }
 
   void backward(const Context& ctx, const AttentionProblem& problem) const override {
-    prepare(*this, ctx, problem, Direction::backward);  // throws: why_not()
-  }
-
- private:
-  static std::optional<std::string> option_not_taken(const AttentionProblem& p) {
-    const std::pair<std::string_view, bool> options[] = {
-        {"mask", present(p.mask)},
-        {"key_padding", present(p.key_padding)},
-        {"bias", present(p.bias)},
-        {"alibi_slopes", present(p.alibi_slopes)},
-        {"dropout", p.dropout.probability > 0},
-        {"packed sequences", p.packed()},
-        {"total_attention", present(p.total_attention)},
-        {"weights", present(p.weights)},
-    };
-    for (const auto& [name, asked] : options)
-      if (asked) return fmt::format("does not take {} on GPUs", name);
-    return std::nullopt;
+    prepare(*this, ctx, problem, Direction::backward);
+    QF_EXPECTS(ctx.device == problem.q.device);
+    const BackwardPlan plan(problem);
+    const bool before = normalised_before(problem);
+    if (before) {
+      unit_groups(ctx, plan.problem.q, problem.q, problem.groups);
+      unit_groups(ctx, plan.problem.k, problem.k, problem.groups);
+    }
+    find(problem)->backward(ctx, plan.problem);
+    if (before) {
+      unit_groups_backward(ctx, problem.dq, problem.q, problem.groups);
+      unit_groups_backward(ctx, problem.dk, problem.k, problem.groups);
+    }
   }
 };
 
@@ -112,7 +227,7 @@ RowTensor::RowTensor(const Tensor& tensor)
       aligned(reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && batch % 8 == 0 && head % 8 == 0 &&
               row % 8 == 0 && tensor.shape[3] % 8 == 0) {}
 
-FlashForwardCall::FlashForwardCall(const AttentionProblem& p)
+FlashForwardCall::FlashForwardCall(const Context& ctx, const AttentionProblem& p)
     : q{RowTensor(p.q), RowTensor(p.q2)},
       k{RowTensor(p.k), RowTensor(p.k2)},
       v(p.v),
@@ -124,18 +239,23 @@ FlashForwardCall::FlashForwardCall(const AttentionProblem& p)
       keys(static_cast<int>(p.k.shape[2])),
       dim(static_cast<int>(p.q.shape[3])),
       value_dim(static_cast<int>(p.v.shape[3])),
-      scale(static_cast<float>(std::abs(p.scale))),
+      // Never 0: -inf times it must be -inf.
+      scale(std::max(static_cast<float>(std::abs(p.scale)), std::numeric_limits<float>::min())),
       negative(p.scale < 0),
       band(queries, keys, p.causal, p.window),
-      threshold(p.threshold),
-      inverse_norms(nullptr),
+      // Distances lie between -L and S; clamping keeps far_end() from overflowing.
+      threshold(std::clamp(p.threshold, -p.q.shape[2], p.k.shape[2])),
+      options(ctx, p),
+      query_norms(nullptr),
+      key_norms(nullptr),
       parameters{},
       defaults{},
       row_state(output(p.row_state)),
       lse(output(p.lse)),
       lse_scores(output(p.lse_scores)),
       sink_mass(output(p.sink_mass)),
-      row_sum(output(p.row_sum)) {
+      row_sum(output(p.row_sum)),
+      total_attention(output(p.total_attention)) {
   const auto& infos = find_normalizer(p.normalizer).parameters;
   for (std::size_t i = 0; i < infos.size(); ++i) {
     parameters[i] = output(p.head_parameters[i]);

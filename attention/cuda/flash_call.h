@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "attention/attention.h"
+#include "attention/cuda/options.h"
 #include "attention/mask.h"
 
 namespace quietformer::cuda {
@@ -25,33 +26,51 @@ struct RowTensor {
 
 struct FlashForwardCall {
   RowTensor q[2], k[2], v, o;  // [2]: near and far pair
-  int heads, group, batch;     // group: query heads per key head
-  int queries, keys;           // L, S
+  int heads, group, batch;     // group: query heads per key head; batch: of the tensors
+  int queries, keys;           // L, S; packed: of all sequences together
   int dim, value_dim;          // D, Dv
   float scale;                 // its size; `negative` is its sign
   bool negative;
   Band band;
   std::int64_t threshold;
-  const float* inverse_norms;  // (B, Hk, S) of the keys: scores of unit operands only
+  FlashOptions options;
+  // (B, H, L) and (B, Hk, S) of unit operands; only total_attention asks for those of queries.
+  const float *query_norms, *key_norms;
   const float* parameters[kMaxHeadParameters];
   float defaults[kMaxHeadParameters];
   float *row_state, *lse, *lse_scores, *sink_mass, *row_sum;  // (B, H, L) or null
+  float* total_attention;                                     // (B, H, S) or null
 
-  explicit FlashForwardCall(const AttentionProblem& problem);
+  FlashForwardCall(const Context& ctx, const AttentionProblem& problem);
 };
 
 /// Head dims are padded to one of these.
-inline constexpr int kFlashDims[] = {64, 128};
+inline constexpr int kFlashDims[] = {64, 128, 256};
+constexpr int padded_dim(std::int64_t dim) {
+  return dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
+}
 
-/// One (score, normaliser) pair; instantiated in generated sources, one per pair.
-template <class S, class N>
-struct FlashPair {
-  /// Starts the kernels of forward for a problem that why_not() accepts.
-  static void forward(const Context& ctx, const AttentionProblem& problem);
+struct Bf16;  // mma.cuh
+struct F16;
+
+/// The forward of a (score, normaliser) pair for an operand type and a padded head dim;
+/// instantiated in generated sources, one each.
+template <class S, class N, class T, int dim>
+struct FlashInstance {
+  /// Starts the kernels of forward for a problem that why_not() accepts. The norms of unit operands
+  /// must be there, and row_state where total_attention is asked for.
+  static void forward(const Context& ctx, const FlashForwardCall& call);
 };
 
-/// out (B, Hk, S) f32 = the inverse l2 norms of the rows of k (bf16 or f16), as Cosine defines
-/// them.
-void inverse_norms(const Context& ctx, float* out, const Tensor& k);
+/// out (B, heads, length) f32 = the inverse l2 norms of the rows of x (bf16 or f16), as Cosine
+/// defines them.
+void inverse_norms(const Context& ctx, float* out, const Tensor& x);
+
+/// out = x with each of `groups` slices of features divided by its l2 norm; out is contiguous, of
+/// the shape and type of x.
+void unit_groups(const Context& ctx, const Tensor& out, const Tensor& x, int groups);
+
+/// dx, the gradient of that `out`, becomes the gradient of x; absent is fine. Any strides.
+void unit_groups_backward(const Context& ctx, const Tensor& dx, const Tensor& x, int groups);
 
 }  // namespace quietformer::cuda

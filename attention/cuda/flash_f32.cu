@@ -12,7 +12,6 @@
 #include "attention/workspace.h"
 #include "core/cuda/launch.h"
 #include "core/cuda/memory.h"
-#include "core/cuda/reduce.cuh"
 
 namespace quietformer::cuda {
 namespace {
@@ -46,24 +45,12 @@ void write_far_keys(const Context& ctx, Score score, const RowProblem<float>& p,
 #undef QF_CASE
 }
 
-/// A block of threads per head adds up its tiles, in order.
-__global__ void __launch_bounds__(kTileThreads)
-    tile_sums_kernel(const double* tile_sums, std::int64_t tiles, double* sums) {
-  for (int k = 0; k < kSums; ++k) {
-    double sum = 0;
-    for (std::int64_t t = threadIdx.x; t < tiles; t += kTileThreads)
-      sum += tile_sums[(blockIdx.x * tiles + t) * kSums + k];
-    sum = block_reduce<kTileThreads>(sum, Plus());
-    if (threadIdx.x == 0) sums[std::int64_t{blockIdx.x} * kSums + k] += sum;
-  }
-}
-
 // --- one normaliser ---
 
 struct Kernels {
   std::string_view normalizer;
-  decltype(&FlashF32<SoftmaxN>::forward) forward, totals, query_gradients, key_gradients,
-      bias_gradient;
+  decltype(&FlashF32<SoftmaxN>::forward) forward, totals, key_gradients, bias_gradient;
+  decltype(&FlashF32<SoftmaxN>::query_gradients) query_gradients;
   decltype(&FlashF32<SoftmaxN>::deltas) deltas;
 };
 
@@ -72,9 +59,9 @@ const Kernels& kernels_of(std::string_view normalizer) {
   {Type::name,                       \
    &FlashF32<Type>::forward,         \
    &FlashF32<Type>::totals,          \
-   &FlashF32<Type>::query_gradients, \
    &FlashF32<Type>::key_gradients,   \
    &FlashF32<Type>::bias_gradient,   \
+   &FlashF32<Type>::query_gradients, \
    &FlashF32<Type>::deltas},
   static constexpr Kernels kAll[] = {QUIETFORMER_NORMALIZERS(QF_KERNELS)};
 #undef QF_KERNELS
@@ -93,17 +80,13 @@ struct Workspace {
   Tensor delta;      // (B, H, L)
   Tensor tile_sums;  // f64 (B, H, tiles, kSums)
   Tensor sums;       // f64 (B, H, kSums)
-  std::int64_t tiles, key_tiles;
   std::int64_t bytes;
 
   Workspace(const AttentionProblem& p, Direction direction) {
     const bool backward = direction == Direction::backward,
                unit = info_of(p.score).operands == Operands::unit_groups;
     const Shape rows{p.q.shape[0], p.heads(), p.q.shape[2]};
-    const auto tiles_of = [&](std::int64_t length) {
-      return p.packed() ? length / kTile + p.batch() : (length + kTile - 1) / kTile;
-    };
-    tiles = tiles_of(p.q.shape[2]), key_tiles = tiles_of(p.k.shape[2]);
+    const std::int64_t tiles = p.q.shape[2] / kTile + p.batch() + 1;  // at most
     Carver take;
     const auto make = [&](bool wanted, DType dtype, const Shape& shape) {
       if (!wanted) return Tensor();
@@ -186,7 +169,7 @@ class FlashInF32 final : public AttentionImplementation {
     if (work.sums.count() > 0) fill(ctx, work.sums, 0);
     const Kernels& kernels = kernels_of(p.normalizer);
     kernels.deltas(ctx, call, MatrixView<const float>(p.o), work.delta.as<float>(), sums);
-    kernels.query_gradients(ctx, call);
+    kernels.query_gradients(ctx, call, sums);
     kernels.key_gradients(ctx, call);
     if (p.dbias) {
       call.dbias = BroadcastView<float>(p.dbias);
@@ -195,11 +178,6 @@ class FlashInF32 final : public AttentionImplementation {
     }
     if (present(work.dq)) l2norm_backward_rows(ctx, p.dq, work.dq, p.q, p.groups);
     if (present(work.dk)) l2norm_backward_rows(ctx, p.dk, work.dk, p.k, p.groups);
-    const std::int64_t heads = p.q.shape[0] * p.heads();
-    if (heads > 0)
-      launch(ctx, "gradients of head parameters",
-             {dim3(static_cast<unsigned>(heads)), dim3(kTileThreads)}, tile_sums_kernel,
-             call.tile_sums, call.tiles, sums);
     write_parameter_gradients<float>(ctx, p, sums);
   }
 
@@ -213,7 +191,7 @@ class FlashInF32 final : public AttentionImplementation {
     call.pairs = info_of(p.score).pairs;
     call.far_keys = work.far_keys.as<int>();
     if (work.far_keys) write_far_keys(ctx, p.score, call.p, work.far_keys.as<int>());
-    call.tiles = work.tiles, call.key_tiles = work.key_tiles;
+    call.key_tiles = call.p.tiles(call.p.keys, kTile);
     call.q[0] = MatrixView<const float>(present(work.q) ? work.q : p.q);
     call.k[0] = MatrixView<const float>(present(work.k) ? work.k : p.k);
     call.q[1] = MatrixView<const float>(p.q2), call.k[1] = MatrixView<const float>(p.k2);

@@ -23,7 +23,7 @@ struct FlashF32Call {
   int batch = 0;                  // of the tensors
   int pairs = 1;                  // of the score
   const int* far_keys = nullptr;  // per query row: keys [0, far_keys[row]) of its sequence are far
-  std::int64_t tiles = 0, key_tiles = 0;  // of query rows and of keys; see sequence_tile()
+  std::int64_t tiles = 0, key_tiles = 0;  // of query rows (each kernel's own) and of 64 keys
   MatrixView<const float> q[2], k[2], v;  // [2]: near and far pair
   MatrixView<float> o;
   float* total_attention = nullptr;  // (B, H, S)
@@ -49,8 +49,8 @@ struct FlashF32 {
   /// (B, H, kMaxHeadParameters + 1) f64.
   static void deltas(const Context& ctx, const FlashF32Call& call, const MatrixView<const float>& o,
                      float* delta, double* sums);
-  /// dq where present and tile_sums.
-  static void query_gradients(const Context& ctx, const FlashF32Call& call);
+  /// dq where present; parameter gradients and that of scale are added to `sums`.
+  static void query_gradients(const Context& ctx, const FlashF32Call& call, double* sums);
   static void key_gradients(const Context& ctx, const FlashF32Call& call);
   static void bias_gradient(const Context& ctx, const FlashF32Call& call);
 };

@@ -24,15 +24,16 @@ struct TileGradients {
 
   /// In: products, and gradients of the dropped weights. Out: dropped weights, and gradients of the
   /// scores; parameter gradients are added to `sums`. `scratch` holds a tile of scores.
-  __device__ void operator()(float (&weights)[kCells][kCells], float (&grads)[kCells][kCells],
+  template <int R>
+  __device__ void operator()(float (&weights)[R][kCells], float (&grads)[R][kCells],
                              std::int64_t first_query, std::int64_t first_key, float* scratch,
                              double (&sums)[kMaxHeadParameters]) const {
     const FlashF32Call& call = scores.call;
     scores.adjust(weights, first_query, first_key);
-    if (call.p.dropout) scores.store_factors(scratch, first_query, first_key);
+    if (call.p.dropout) scores.template store_factors<R>(scratch, first_query, first_key);
 #pragma unroll
-    for (int r = 0; r < kCells; ++r) {
-      const std::int64_t i = first_query + tile_y() * kCells + r;
+    for (int r = 0; r < R; ++r) {
+      const std::int64_t i = first_query + tile_y() * R + r;
       const bool inside = i < scores.sequence.queries;
       typename N::template Row<float> row{};
       if constexpr (N::row_normalised)
@@ -42,7 +43,7 @@ struct TileGradients {
         delta = inside ? call.delta[head_rows + i] : 0.0f;
 #pragma unroll
       for (int c = 0; c < kCells; ++c) {
-        const float factor = call.p.dropout ? TileScores::stored(scratch, r, c) : 1.0f;
+        const float factor = call.p.dropout ? TileScores::stored<R>(scratch, r, c) : 1.0f;
         const float score = weights[r][c];
         const Element<float> e{score, N::weight(score, row, parameters), grads[r][c] * factor};
         // Where a key is hidden the gradient of its weight may be anything.
@@ -64,42 +65,55 @@ struct TileGradients {
 
 /// Shared memory: three tiles of rows and one of scores.
 template <int dim>
-struct BackwardTiles {
+struct KeyGradientTiles {
+  static constexpr int kResident = dim <= 64 ? 2 : 1;  // blocks that an SM is to hold
   static constexpr int kStride = dim + 4, kRows = kTile * kStride;
   static constexpr int kBytes = (3 * kRows + kTile * kScoreStride) * int{sizeof(float)};
 };
 
+/// Rows to a thread, and shared memory: queries, gradients of their outputs, keys or values,
+/// scores.
+template <int dim>
+struct QueryGradientTiles {
+  static constexpr int kRows = 4, kQueries = kSide * kRows;
+  static constexpr int kResident = dim <= 64 ? 2 : 1;  // blocks that an SM is to hold
+  static constexpr int kStride = dim + 4;
+  static constexpr int kBytes = ((2 * kQueries + kTile) * kStride + kQueries * kScoreStride) * 4;
+};
+
 template <class N, int dim>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, QueryGradientTiles<dim>::kResident)
     flash_f32_query_gradients_kernel(const __grid_constant__ FlashF32Call call) {
-  using Tiles = BackwardTiles<dim>;
-  constexpr int kBlocks = dim / kTile, kStride = Tiles::kStride;
+  using Tiles = QueryGradientTiles<dim>;
+  constexpr int R = Tiles::kRows, kStride = Tiles::kStride;
   constexpr int kSums = kMaxHeadParameters + 1;
   extern __shared__ __align__(16) float shared[];
-  float *const queries = shared, *const d_out = queries + Tiles::kRows,
-               *const rows = d_out + Tiles::kRows, *const score_tile = rows + Tiles::kRows;
+  float *const queries = shared, *const d_out = queries + Tiles::kQueries * kStride,
+               *const rows = d_out + Tiles::kQueries * kStride,
+               *const score_tile = rows + kTile * kStride;
   const RowProblem<float>& p = call.p;
   const auto tiles = static_cast<int>(call.tiles), index = static_cast<int>(blockIdx.x);
   const int head = index / tiles % p.heads, batch = index / tiles / p.heads,
             kv_head = head / p.group;
-  const SequenceTile tile = sequence_tile(p, false, tiles - 1 - index % tiles, batch);
+  const SequenceTile tile =
+      sequence_tile(p, false, Tiles::kQueries, tiles - 1 - index % tiles, batch);
   const SequencePlace& s = tile.sequence;
   const std::int64_t count = s.queries - tile.first, first_row = s.first_query + tile.first;
   double sums[kMaxHeadParameters] = {}, scale_sum = 0;
   if (count > 0)
     load_tile(d_out, kStride, call.d_out.at(batch, head, first_row), call.d_out.row, count,
-              p.value_dim);
+              p.value_dim, Tiles::kQueries);
   for (int pair = 0; count > 0 && pair < call.pairs; ++pair) {
     const TileGradients<N> gradients(call, s, batch, head, pair);
-    const KeyRange keys = keys_of_tile(call, s, pair, tile.first);
-    float sum[kCells][kBlocks * 4] = {};
+    const KeyRange keys = keys_of_tile(call, s, pair, tile.first, Tiles::kQueries);
+    float sum[R][dim / kSide] = {};
     __syncthreads();  // the tiles are free
     load_tile(queries, kStride, call.q[pair].at(batch, head, first_row), call.q[pair].row, count,
-              p.dim);
+              p.dim, Tiles::kQueries);
     for (std::int64_t first = keys.begin / kTile * kTile; first < keys.end; first += kTile) {
       const std::int64_t left = s.keys - first, at = s.first_key + first;
       const float* const key_rows = call.k[pair].at(batch, kv_head, at);
-      float weights[kCells][kCells], grads[kCells][kCells];
+      float weights[R][kCells], grads[R][kCells];
       load_tile(rows, kStride, call.v.at(batch, kv_head, at), call.v.row, left, p.value_dim);
       __syncthreads();
       multiply_rows(grads, d_out, rows, kStride, p.value_dim);
@@ -110,25 +124,27 @@ __global__ void __launch_bounds__(kTileThreads)
       gradients(weights, grads, tile.first, first, score_tile, sums);
       store_scores(score_tile, grads);
       __syncthreads();
-      add_product<kBlocks>(sum, score_tile, rows, kStride);
+      add_product(sum, score_tile, rows, kStride);
       __syncthreads();
     }
     __syncthreads();  // the queries are there also where no key was
     // dscale = sum of dscore q.k: the gradients of the queries, before the scale, times the
     // queries.
 #pragma unroll
-    for (int r = 0; r < kCells; ++r)
+    for (int r = 0; r < R; ++r)
 #pragma unroll
-      for (int n = 0; n < kBlocks * 4; ++n) {
+      for (int n = 0; n < dim / kSide; ++n) {
         const int feature = n / 4 * kTile + tile_x() * 4 + n % 4;
         if (feature < p.dim)
           scale_sum += static_cast<double>(sum[r][n]) *
-                       static_cast<double>(queries[(tile_y() * kCells + r) * kStride + feature]);
+                       static_cast<double>(queries[(tile_y() * R + r) * kStride + feature]);
       }
-    const float scale[kCells] = {p.scale, p.scale, p.scale, p.scale};
+    float scale[R];
+#pragma unroll
+    for (float& value : scale) value = p.scale;
     if (call.dq[pair].data != nullptr)
-      write_tile<kBlocks>(call.dq[pair].at(batch, head, first_row), call.dq[pair].row, count, p.dim,
-                          sum, scale);
+      write_tile(call.dq[pair].at(batch, head, first_row), call.dq[pair].row, count, p.dim, sum,
+                 scale);
   }
   double* const out = call.tile_sums + std::int64_t{blockIdx.x} * kSums;
 #pragma unroll
@@ -143,10 +159,10 @@ __global__ void __launch_bounds__(kTileThreads)
 }
 
 template <class N, int dim>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, KeyGradientTiles<dim>::kResident)
     flash_f32_key_gradients_kernel(const __grid_constant__ FlashF32Call call) {
-  using Tiles = BackwardTiles<dim>;
-  constexpr int kBlocks = dim / kTile, kStride = Tiles::kStride;
+  using Tiles = KeyGradientTiles<dim>;
+  constexpr int kColumns = dim / kSide, kStride = Tiles::kStride;
   extern __shared__ __align__(16) float shared[];
   float *const keys = shared, *const values = keys + Tiles::kRows,
                *const rows = values + Tiles::kRows, *const score_tile = rows + Tiles::kRows;
@@ -154,15 +170,15 @@ __global__ void __launch_bounds__(kTileThreads)
   const auto tiles = static_cast<int>(call.key_tiles), index = static_cast<int>(blockIdx.x);
   const int kv_heads = p.heads / p.group, kv_head = index / tiles % kv_heads,
             batch = index / tiles / kv_heads;
-  const SequenceTile tile = sequence_tile(p, true, index % tiles, batch);
+  const SequenceTile tile = sequence_tile(p, true, kTile, index % tiles, batch);
   const SequencePlace& s = tile.sequence;
   const std::int64_t count = s.keys - tile.first, first_key = s.first_key + tile.first;
   if (count <= 0) return;
   load_tile(values, kStride, call.v.at(batch, kv_head, first_key), call.v.row, count, p.value_dim);
-  float d_values[kCells][kBlocks * 4] = {};
+  float d_values[kCells][kColumns] = {};
   double ignored[kMaxHeadParameters] = {};
   for (int pair = 0; pair < call.pairs; ++pair) {
-    float d_keys[kCells][kBlocks * 4] = {};
+    float d_keys[kCells][kColumns] = {};
     __syncthreads();
     load_tile(keys, kStride, call.k[pair].at(batch, kv_head, first_key), call.k[pair].row, count,
               p.dim);
@@ -186,23 +202,36 @@ __global__ void __launch_bounds__(kTileThreads)
         gradients(weights, grads, first, tile.first, score_tile, ignored);
         store_scores(score_tile, weights);
         __syncthreads();
-        add_transposed<kBlocks>(d_values, score_tile, rows, kStride);
+        add_transposed(d_values, score_tile, rows, kStride);
         __syncthreads();
         load_tile(rows, kStride, query_rows, call.q[pair].row, left, p.dim);
         store_scores(score_tile, grads);
         __syncthreads();
-        add_transposed<kBlocks>(d_keys, score_tile, rows, kStride);
+        add_transposed(d_keys, score_tile, rows, kStride);
       }
     }
     const float scale[kCells] = {p.scale, p.scale, p.scale, p.scale};
     if (call.dk[pair].data != nullptr)
-      write_tile<kBlocks>(call.dk[pair].at(batch, kv_head, first_key), call.dk[pair].row, count,
-                          p.dim, d_keys, scale);
+      write_tile(call.dk[pair].at(batch, kv_head, first_key), call.dk[pair].row, count, p.dim,
+                 d_keys, scale);
   }
   const float one[kCells] = {1, 1, 1, 1};
   if (call.dv.data != nullptr)
-    write_tile<kBlocks>(call.dv.at(batch, kv_head, first_key), call.dv.row, count, p.value_dim,
-                        d_values, one);
+    write_tile(call.dv.at(batch, kv_head, first_key), call.dv.row, count, p.value_dim, d_values,
+               one);
+}
+
+/// A block of threads per head adds up its tiles, in order.
+static __global__ void __launch_bounds__(kTileThreads)
+    tile_sums_kernel(const double* tile_sums, std::int64_t tiles, double* sums) {
+  constexpr int kSums = kMaxHeadParameters + 1;
+  for (int k = 0; k < kSums; ++k) {
+    double sum = 0;
+    for (std::int64_t t = threadIdx.x; t < tiles; t += kTileThreads)
+      sum += tile_sums[(blockIdx.x * tiles + t) * kSums + k];
+    sum = block_reduce<kTileThreads>(sum, Plus());
+    if (threadIdx.x == 0) sums[std::int64_t{blockIdx.x} * kSums + k] += sum;
+  }
 }
 
 /// delta = do.o of each row where the normaliser has it, and the rows' part of parameter gradients:
@@ -337,12 +366,18 @@ void FlashF32<N>::deltas(const Context& ctx, const FlashF32Call& call,
 }
 
 template <class N>
-void FlashF32<N>::query_gradients(const Context& ctx, const FlashF32Call& call) {
-  const std::int64_t blocks = call.tiles * call.p.heads * call.batch;
+void FlashF32<N>::query_gradients(const Context& ctx, const FlashF32Call& call, double* sums) {
   const auto start = [&]<int dim>() {
-    launch_tiles(ctx, "attention gradients of queries in f32", blocks, BackwardTiles<dim>::kBytes,
-                 flash_f32_query_gradients_kernel<N, dim>, call);
+    FlashF32Call sized = call;
+    sized.tiles = call.p.tiles(call.p.queries, QueryGradientTiles<dim>::kQueries);
+    launch_tiles(ctx, "attention gradients of queries in f32",
+                 sized.tiles * call.p.heads * call.batch, QueryGradientTiles<dim>::kBytes,
+                 flash_f32_query_gradients_kernel<N, dim>, sized);
+    launch(ctx, "gradients of head parameters",
+           {dim3(static_cast<unsigned>(call.p.heads * call.batch)), dim3(kTileThreads)},
+           tile_sums_kernel, sized.tile_sums, sized.tiles, sums);
   };
+  if (call.p.heads * call.batch == 0) return;
   switch (padded_dim(call.p)) {
     case 64:
       return start.template operator()<64>();
@@ -357,7 +392,7 @@ template <class N>
 void FlashF32<N>::key_gradients(const Context& ctx, const FlashF32Call& call) {
   const std::int64_t blocks = call.key_tiles * (call.p.heads / call.p.group) * call.batch;
   const auto start = [&]<int dim>() {
-    launch_tiles(ctx, "attention gradients of keys in f32", blocks, BackwardTiles<dim>::kBytes,
+    launch_tiles(ctx, "attention gradients of keys in f32", blocks, KeyGradientTiles<dim>::kBytes,
                  flash_f32_key_gradients_kernel<N, dim>, call);
   };
   switch (padded_dim(call.p)) {

@@ -8,54 +8,57 @@
 
 namespace quietformer::cuda {
 
-/// Shared memory: queries, then keys or values, then weights.
+/// Rows to a thread, and shared memory: queries, then keys or values, then weights.
 template <int dim>
 struct ForwardTiles {
-  static constexpr int kStride = dim + 4, kRows = kTile * kStride;
-  static constexpr int kBytes = (2 * kRows + kTile * kScoreStride) * int{sizeof(float)};
+  static constexpr int kRows = dim <= 64 ? 8 : 4, kQueries = kSide * kRows;
+  static constexpr int kResident = dim <= 128 ? 2 : 1;  // blocks that an SM is to hold
+  static constexpr int kStride = dim + 4;
+  static constexpr int kBytes = ((kQueries + kTile) * kStride + kQueries * kScoreStride) * 4;
 };
 
 template <class N, int dim>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, ForwardTiles<dim>::kResident)
     flash_f32_forward_kernel(const __grid_constant__ FlashF32Call call) {
   static_assert(!N::row_normalised || !N::weights_need_final_row,
                 "a normaliser whose weights need the whole row takes two passes over the keys");
   using Tiles = ForwardTiles<dim>;
-  constexpr int kBlocks = dim / kTile, kStride = Tiles::kStride;
+  constexpr int R = Tiles::kRows, kStride = Tiles::kStride;
   extern __shared__ __align__(16) float shared[];
-  float *const queries = shared, *const rows = shared + Tiles::kRows,
-               *const weights = rows + Tiles::kRows;
+  float *const queries = shared, *const rows = shared + Tiles::kQueries * kStride,
+               *const weights = rows + kTile * kStride;
   const RowProblem<float>& p = call.p;
   // Later tiles see more keys when causal: they come first, so that no long one is left over.
   const auto tiles = static_cast<int>(call.tiles), index = static_cast<int>(blockIdx.x);
   const int head = index / tiles % p.heads, batch = index / tiles / p.heads,
             kv_head = head / p.group;
-  const SequenceTile tile = sequence_tile(p, false, tiles - 1 - index % tiles, batch);
+  const SequenceTile tile =
+      sequence_tile(p, false, Tiles::kQueries, tiles - 1 - index % tiles, batch);
   const SequencePlace& s = tile.sequence;
   if (tile.first >= s.queries) return;
   const std::int64_t count = s.queries - tile.first, first_row = s.first_query + tile.first;
 
   const auto parameters = load_parameters<N, float>(p, head);
-  typename PartialRow<N>::Type partial[kCells];
-  float weight_sum[kCells] = {}, sum[kCells][kBlocks * 4] = {};
+  typename PartialRow<N>::Type partial[R];
+  float weight_sum[R] = {}, sum[R][dim / kSide] = {};
   for (int pair = 0; pair < call.pairs; ++pair) {
     const TileScores tile_scores{call, s, head, pair};
-    const KeyRange keys = keys_of_tile(call, s, pair, tile.first);
+    const KeyRange keys = keys_of_tile(call, s, pair, tile.first, Tiles::kQueries);
     __syncthreads();  // the tiles are free
     load_tile(queries, kStride, call.q[pair].at(batch, head, first_row), call.q[pair].row, count,
-              p.dim);
+              p.dim, Tiles::kQueries);
     for (std::int64_t first = keys.begin / kTile * kTile; first < keys.end; first += kTile) {
       const std::int64_t left = s.keys - first, at = s.first_key + first;
       load_tile(rows, kStride, call.k[pair].at(batch, kv_head, at), call.k[pair].row, left, p.dim);
       __syncthreads();
-      float scores[kCells][kCells];
+      float scores[R][kCells];
       multiply_rows(scores, queries, rows, kStride, p.dim);
       __syncthreads();
       load_tile(rows, kStride, call.v.at(batch, kv_head, at), call.v.row, left, p.value_dim);
 
       tile_scores.adjust(scores, tile.first, first);
 #pragma unroll
-      for (int r = 0; r < kCells; ++r) {
+      for (int r = 0; r < R; ++r) {
         if constexpr (N::row_normalised) {
           float high = scores[r][0];
 #pragma unroll
@@ -82,28 +85,28 @@ __global__ void __launch_bounds__(kTileThreads)
         }
       }
       if (p.dropout) {
-        tile_scores.store_factors(weights, tile.first, first);
+        tile_scores.template store_factors<R>(weights, tile.first, first);
 #pragma unroll
-        for (int r = 0; r < kCells; ++r)
+        for (int r = 0; r < R; ++r)
 #pragma unroll
-          for (int c = 0; c < kCells; ++c) scores[r][c] *= TileScores::stored(weights, r, c);
+          for (int c = 0; c < kCells; ++c) scores[r][c] *= TileScores::stored<R>(weights, r, c);
         __syncwarp();
       }
       store_scores(weights, scores);
       __syncthreads();
-      add_product<kBlocks>(sum, weights, rows, kStride);
+      add_product(sum, weights, rows, kStride);
       __syncthreads();
     }
   }
 
-  float scale[kCells];
+  float scale[R];
 #pragma unroll
-  for (int r = 0; r < kCells; ++r) {
+  for (int r = 0; r < R; ++r) {
     scale[r] = 1;
     if constexpr (N::row_normalised) scale[r] = N::scale(partial[r], parameters);
     weight_sum[r] = row_reduce(weight_sum[r], Sum()) * scale[r];
-    const std::int64_t row = first_row + tile_y() * kCells + r;
-    if (tile_x() != 0 || tile.first + tile_y() * kCells + r >= s.queries) continue;
+    const std::int64_t row = first_row + tile_y() * R + r;
+    if (tile_x() != 0 || tile.first + tile_y() * R + r >= s.queries) continue;
     const std::int64_t out = (std::int64_t{batch} * p.heads + head) * p.queries + row;
     if (p.row_sum != nullptr) p.row_sum[out] = weight_sum[r];
     if constexpr (N::row_normalised) {
@@ -115,8 +118,7 @@ __global__ void __launch_bounds__(kTileThreads)
       if (p.sink_mass != nullptr) p.sink_mass[out] = outputs.sink_mass;
     }
   }
-  write_tile<kBlocks>(call.o.at(batch, head, first_row), call.o.row, count, p.value_dim, sum,
-                      scale);
+  write_tile(call.o.at(batch, head, first_row), call.o.row, count, p.value_dim, sum, scale);
 }
 
 /// A block of threads per tile of keys of a head, over the tiles of query rows that see it.
@@ -130,7 +132,7 @@ __global__ void __launch_bounds__(kTileThreads)
   const auto tiles = static_cast<int>(call.key_tiles), index = static_cast<int>(blockIdx.x);
   const int head = index / tiles % p.heads, batch = index / tiles / p.heads,
             kv_head = head / p.group;
-  const SequenceTile tile = sequence_tile(p, true, index % tiles, batch);
+  const SequenceTile tile = sequence_tile(p, true, kTile, index % tiles, batch);
   const SequencePlace& s = tile.sequence;
   if (tile.first >= s.keys) return;
   const auto parameters = load_parameters<N, float>(p, head);
@@ -202,10 +204,11 @@ void launch_tiles(const Context& ctx, std::string_view name, std::int64_t blocks
 
 template <class N>
 void FlashF32<N>::forward(const Context& ctx, const FlashF32Call& call) {
-  const std::int64_t blocks = call.tiles * call.p.heads * call.batch;
   const auto start = [&]<int dim>() {
-    launch_tiles(ctx, "attention in f32", blocks, ForwardTiles<dim>::kBytes,
-                 flash_f32_forward_kernel<N, dim>, call);
+    FlashF32Call sized = call;
+    sized.tiles = call.p.tiles(call.p.queries, ForwardTiles<dim>::kQueries);
+    launch_tiles(ctx, "attention in f32", sized.tiles * call.p.heads * call.batch,
+                 ForwardTiles<dim>::kBytes, flash_f32_forward_kernel<N, dim>, sized);
   };
   switch (padded_dim(call.p)) {
     case 64:

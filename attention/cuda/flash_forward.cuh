@@ -1,18 +1,18 @@
 // Forward of `flash` on a GPU: one block of 4 warps per tile of 128 query rows of a head, 32 rows
-// per warp, over tiles of 64 keys.
+// per warp, over tiles of 64 keys (ForwardShape; head dims over 128 take less of each).
 //
 //   Q                      shared memory, once
 //   for tiles of keys that some row of the block sees
 //     wait for K, V        copied while the tile before was worked on (two stages)
 //     S = Q K^T            registers: C fragments, f32
 //     hidden keys to -inf  only in tiles that a row of the warp sees in part
+//     options              `general` kernels: options.cuh
 //     P = terms            the normaliser's, in place; rescales O when a maximum has grown
 //     O += P V             P rounded to the operand type: C fragments are A fragments
 //   O * scale, statistics
 //
 // A warp of 32 rows uses every fragment of K and V twice, which keeps shared memory (128 bytes a
-// cycle) behind the products. Its 16-byte chunks are swizzled: chunk c of row r lies at c ^ (r %
-// 8), so the 8 rows of a matrix fall into different banks both when copied and when loaded.
+// cycle) behind the products.
 //
 // Which keys row i sees is an interval whose ends grow with i: causality, window and the two pairs
 // of a score are all intervals, so tiles are skipped or left unmasked by looking at the first and
@@ -26,32 +26,53 @@
 // end); Milakov and Gimelshein, arXiv 1805.02867 (online softmax).
 #pragma once
 
-#include "attention/cuda/flash_call.h"
-#include "attention/cuda/mma.cuh"
+#include <type_traits>
+
+#include "attention/cuda/options.cuh"
+#include "attention/cuda/tile.cuh"
 #include "attention/normalizer/normalizer.h"
 #include "attention/score/score.h"
 #include "core/math.h"
 
 namespace quietformer::cuda {
 
-template <class S, class N, class T, int dim>
+/// How the work of one block is cut for heads padded to `dim` features: accumulators of a warp's
+/// rows (dim / 8 * rows / 8 registers) and scores (keys / 8 * rows / 8) must fit into the 255
+/// registers of a thread, and the block into 99 KiB of shared memory (sm_86).
+template <int dim>
+struct ForwardShape {
+  static constexpr int kWarps = 4, kWarpRows = dim <= 128 ? 32 : 16;
+  static constexpr int kKeys = dim <= 128 ? 64 : 32;
+  static constexpr int kBlocks = 2;  // per multiprocessor
+};
+
+template <class S, class N, class T, int dim, bool general>
 class FlashForward {
   static_assert(!N::row_normalised || !N::weights_need_final_row,
                 "a normaliser whose weights need the whole row takes two passes over the keys");
   static constexpr bool kUnit = S::operands == Operands::unit_groups;
-  static constexpr int kLanes = 32, kWarpRows = 32, kKeys = 64, kRows = 128;
-  static constexpr int kChunks = dim / 8;  // of 16 bytes, in a row
-  static constexpr int kRowBytes = dim * 2;
+  static constexpr int kLanes = 32, kWarpRows = ForwardShape<dim>::kWarpRows,
+                       kKeys = ForwardShape<dim>::kKeys;
+  static constexpr int kRows = ForwardShape<dim>::kWarps * kWarpRows;
+  static constexpr int M = kWarpRows / 16, R = 2 * M;  // row blocks of a warp, rows of a lane
+
+ public:
+  static constexpr int kThreads = ForwardShape<dim>::kWarps * kLanes;
+
+ private:
+  using Shared = SharedRows<dim, kThreads>;
+  static constexpr int kChunks = Shared::kChunks, kRowBytes = Shared::kRowBytes;
   static constexpr int kQueryBytes = kRows * kRowBytes, kKeyBytes = kKeys * kRowBytes;
-  static constexpr int kNormBytes = kUnit ? kKeys * 4 : 0;
+  // Stages start at multiples of a row, too.
+  static constexpr int kNormBytes = kUnit ? (kKeys * 4 + kRowBytes - 1) / kRowBytes * kRowBytes : 0;
   static constexpr int kStageBytes = 2 * kKeyBytes + kNormBytes;
   static constexpr float kSlack = 8;
   static constexpr float kHidden = -math::kInfinity<float>;
 
-  struct NoPartial {};
+  struct Nothing {};
   template <class Policy, bool = Policy::row_normalised>
   struct PartialOf {
-    using type = NoPartial;
+    using type = Nothing;
   };
   template <class Policy>
   struct PartialOf<Policy, true> {
@@ -60,27 +81,57 @@ class FlashForward {
   using Partial = typename PartialOf<N>::type;
   using Row = typename N::template Row<float>;
 
- public:
-  static constexpr int kThreads = kRows / kWarpRows * kLanes;
-  static constexpr int kSharedBytes = kQueryBytes + 2 * kStageBytes;
+  /// What only general kernels know of their head.
+  struct HeadOptions {
+    ScoreOptions scores;
+    DropoutOptions dropout;
+  };
+  using Options = std::conditional_t<general, HeadOptions, Nothing>;
 
-  QF_HOST_DEVICE static int tiles(int queries) { return (queries + kRows - 1) / kRows; }
-
-  __device__ __forceinline__ FlashForward(const FlashForwardCall& call, std::uint32_t shared)
-      : call_(call), shared_(shared), lane_(static_cast<int>(threadIdx.x) % kLanes) {
-    // Later tiles see more keys when causal: they come first, so that no long one is left over.
-    const int count = tiles(call.queries), index = static_cast<int>(blockIdx.x);
-    first_ = (count - 1 - index % count) * kRows;
-    head_ = index / count % call.heads;
-    batch_ = index / count / call.heads;
-    warp_first_ = first_ + static_cast<int>(threadIdx.x) / kLanes * kWarpRows;
-    queries_ = shared_ + static_cast<std::uint32_t>(warp_first_ - first_) * kRowBytes;
+  static __device__ __forceinline__ Options options_of(const FlashForwardCall& call, int head,
+                                                       const FlashSequence& sequence) {
+    if constexpr (general)
+      return {ScoreOptions(call.options, sequence, head),
+              DropoutOptions(call.options, sequence, head)};
+    else
+      return {};
   }
 
-  __device__ __forceinline__ void run() {
+ public:
+  static constexpr int kSharedBytes = kQueryBytes + 2 * kStageBytes;
+
+  /// Blocks for one head of one batch entry.
+  static std::int64_t tiles(const FlashForwardCall& call) {
+    return call.options.tiles(call.queries, kRows);
+  }
+
+  __device__ __forceinline__ FlashForward(const FlashForwardCall& call, int head,
+                                          const FlashSequence& sequence, std::uint32_t shared)
+      : call_(call),
+        sequence_(sequence),
+        shared_(shared),
+        lane_(static_cast<int>(threadIdx.x) % kLanes),
+        first_(sequence.tile * kRows),
+        warp_first_(first_ + static_cast<int>(threadIdx.x) / kLanes * kWarpRows),
+        head_(head),
+        queries_(shared_ + static_cast<std::uint32_t>(warp_first_ - first_) * kRowBytes),
+        options_(options_of(call, head, sequence)) {
+#pragma unroll
+    for (float& prepared : prepared_) prepared = kHidden;
+  }
+
+  static __device__ __forceinline__ void run(const FlashForwardCall& call, std::uint32_t shared) {
+    // Later tiles see more keys when causal: they come first, so that no long one is left over.
+    const int index = static_cast<int>(blockIdx.x),
+              count = static_cast<int>(gridDim.x) / (call.heads * call.batch);
+    const int head = index / count % call.heads, batch = index / count / call.heads;
+    const FlashSequence sequence = FlashSequence::of<general>(
+        call.options, false, kRows, count - 1 - index % count, batch, call.queries, call.keys);
+    if (sequence.tile * kRows >= sequence.queries) return;
+    FlashForward forward(call, head, sequence, shared);
 #pragma unroll 1
-    for (int pair = 0; pair < S::pairs; ++pair) run_pair(pair);
-    finish();
+    for (int pair = 0; pair < S::pairs; ++pair) forward.run_pair(pair);
+    forward.finish();
   }
 
  private:
@@ -94,11 +145,19 @@ class FlashForward {
 
   // --- which keys ---
 
+  __device__ __forceinline__ int queries() const {
+    return general ? sequence_.queries : call_.queries;
+  }
+  __device__ __forceinline__ int keys() const {
+    return general ? sequence_.keys : call_.keys;
+  }
+
   /// The keys that row i takes from a pair. Both ends grow with i.
   __device__ __forceinline__ KeyRange keys_of(int pair, int i) const {
-    KeyRange range = call_.band.keys(i);
+    const Band band = general ? call_.band.with_lengths(queries(), keys()) : call_.band;
+    KeyRange range = band.keys(i);
     if constexpr (S::pairs == 2) {
-      const std::int64_t far = S::far_end(call_.band.position(i), call_.threshold, call_.keys);
+      const std::int64_t far = S::far_end(band.position(i), call_.threshold, keys());
       if (pair == 0) range.begin = far > range.begin ? far : range.begin;
       if (pair == 1) range.end = far < range.end ? far : range.end;
       if (range.end < range.begin) range.end = range.begin;
@@ -111,84 +170,41 @@ class FlashForward {
     int begin, end, all_begin, all_end;
   };
   __device__ __forceinline__ Reach reach(int pair, int first, int rows) const {
-    const int last = min(first + rows, call_.queries) - 1;
+    const int last = min(first + rows, queries()) - 1;
     if (last < first) return {0, 0, 0, 0};
     const KeyRange low = keys_of(pair, first), high = keys_of(pair, last);
     return {static_cast<int>(low.begin), static_cast<int>(high.end), static_cast<int>(high.begin),
             static_cast<int>(low.end)};
   }
 
-  // --- shared memory ---
+  // --- copies ---
 
   __device__ __forceinline__ std::uint32_t stage(int tile) const {
     return shared_ + kQueryBytes + static_cast<std::uint32_t>(tile & 1) * kStageBytes;
   }
 
-  static constexpr int kCopyStep = kThreads / kChunks;  // a multiple of 8: the swizzle is the same
-
-  /// This thread's part of copies of rows to shared memory: every kCopyStep-th row from `row` on,
-  /// a chunk of each.
-  struct Copy {
-    const std::uint16_t* at;  // in the row that comes next
-    int row;                  // its index
-  };
-
-  __device__ __forceinline__ Copy start_copy(const RowTensor& from, const std::uint16_t* rows,
-                                             int first) const {
-    const int thread = static_cast<int>(threadIdx.x), row = first + thread / kChunks;
-    return {rows + row * from.row + thread % kChunks * 8, row};
-  }
-
-  /// Starts copying the next `count` rows to `to`; what lies outside the tensor becomes 0.
-  template <int count>
-  __device__ __forceinline__ void copy_rows(Copy& copy, std::uint32_t to, const RowTensor& from,
-                                            int limit, int features) const {
-    const int thread = static_cast<int>(threadIdx.x), row = thread / kChunks,
-              chunk = thread % kChunks;
-    to = chunk_address(to, row, chunk);
-    if (from.aligned) {
-      const bool inside = chunk * 8 < features;
-#pragma unroll
-      for (int r = 0; r < count; r += kCopyStep)
-        copy_16(to + r * kRowBytes, copy.at + r * from.row, inside && copy.row + r < limit);
-    } else {
-#pragma unroll 1
-      for (int r = 0; r < count; r += kCopyStep) {
-        std::uint32_t words[4] = {};
-        if (copy.row + r < limit)
-#pragma unroll
-          for (int i = 0; i < 8; ++i)
-            if (chunk * 8 + i < features)
-              words[i / 2] |= static_cast<std::uint32_t>(copy.at[r * from.row + i])
-                              << (16 * (i % 2));
-        store_shared(to + r * kRowBytes, words);
-      }
-    }
-    copy.at += count * from.row;
-    copy.row += count;
+  /// Row `first` of the sequence and those that follow, of one head of a tensor.
+  __device__ __forceinline__ const std::uint16_t* rows_of(const RowTensor& tensor, int head,
+                                                          int first) const {
+    const std::uint16_t* const rows = tensor.rows(sequence_.batch, head);
+    return general ? rows + first * tensor.row : rows;
   }
 
   /// Starts copying the keys from `first` on, where k and v stand.
-  __device__ __forceinline__ void copy_keys(int pair, int first, Copy& k, Copy& v,
-                                            std::uint32_t to) const {
-    copy_rows<kKeys>(k, to, call_.k[pair], call_.keys, call_.dim);
-    copy_rows<kKeys>(v, to + kKeyBytes, call_.v, call_.keys, call_.value_dim);
+  __device__ __forceinline__ void copy_keys(int pair, int first, typename Shared::Copy& k,
+                                            typename Shared::Copy& v, std::uint32_t to) const {
+    Shared::template copy<kKeys>(k, to, call_.k[pair], keys(), call_.dim);
+    Shared::template copy<kKeys>(v, to + kKeyBytes, call_.v, keys(), call_.value_dim);
     if constexpr (kUnit) {
       const int j = static_cast<int>(threadIdx.x), kv_heads = call_.heads / call_.group;
       const float* const norms =
-          call_.inverse_norms +
-          (std::int64_t{batch_} * kv_heads + head_ / call_.group) * call_.keys;
+          call_.key_norms +
+          (std::int64_t{sequence_.batch} * kv_heads + head_ / call_.group) * call_.keys +
+          sequence_.first_key;
       if (j < kKeys)
         copy_4(to + 2 * kKeyBytes + static_cast<std::uint32_t>(j) * 4, norms + first + j,
-               first + j < call_.keys);
+               first + j < keys());
     }
-  }
-
-  /// Where a chunk of a row lies. XOR with 32 k steps 2 k chunks further: tiles start at multiples
-  /// of a row's size.
-  __device__ __forceinline__ static std::uint32_t chunk_address(std::uint32_t tile, int row,
-                                                                int chunk) {
-    return tile + static_cast<std::uint32_t>(row * kRowBytes + (chunk ^ (row & 7)) * 16);
   }
 
   // --- work on rows ---
@@ -199,12 +215,15 @@ class FlashForward {
     const int count = (block.end - begin + kKeys - 1) / kKeys;
     if (block.end <= block.begin) return;
     if (pair > 0) __syncthreads();  // everybody is done with the shared memory of the first
-    const RowTensor& q = call_.q[pair];
+    const RowTensor &q_rows = call_.q[pair], &k_rows = call_.k[pair];
     const int kv_head = head_ / call_.group;
-    Copy queries = start_copy(q, q.rows(batch_, head_), first_),
-         k = start_copy(call_.k[pair], call_.k[pair].rows(batch_, kv_head), begin),
-         v = start_copy(call_.v, call_.v.rows(batch_, kv_head), begin);
-    copy_rows<kRows>(queries, shared_, q, call_.queries, call_.dim);
+    typename Shared::Copy q = Shared::start(q_rows, rows_of(q_rows, head_, sequence_.first_query),
+                                            first_),
+                          k = Shared::start(k_rows, rows_of(k_rows, kv_head, sequence_.first_key),
+                                            begin),
+                          v = Shared::start(call_.v, rows_of(call_.v, kv_head, sequence_.first_key),
+                                            begin);
+    Shared::template copy<kRows>(q, shared_, q_rows, queries(), call_.dim);
     copy_keys(pair, begin, k, v, stage(0));
     if constexpr (!N::row_normalised) load_parameters();  // while the copies are under way
     for (int tile = 0; tile < count; ++tile) {
@@ -221,30 +240,38 @@ class FlashForward {
   /// Row scales of unit operands, and the sign of the scale, which then is positive.
   __device__ __forceinline__ void prepare_queries() {
     if (!kUnit && !call_.negative) return;
+    const int row = lane_ % kWarpRows;
     float sum = 0;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      const std::uint32_t at = chunk_address(queries_, lane_, c);
+      const std::uint32_t at = Shared::chunk_address(queries_, row, c);
       std::uint32_t words[4];
       load_shared(words, at);
 #pragma unroll
       for (std::uint32_t& word : words) {
         sum += T::low(word) * T::low(word);
         sum += T::high(word) * T::high(word);
-        if (call_.negative) word ^= 0x80008000u;
+        word ^= 0x80008000u;
       }
-      if (call_.negative) store_shared(at, words);
+      if (call_.negative && row == lane_) store_shared(at, words);
     }
     if constexpr (kUnit) {
       const float inverse = call_.scale * S::inverse_norm(sum);
 #pragma unroll
-      for (int r = 0; r < 4; ++r)
+      for (int r = 0; r < R; ++r)
         row_scale_[r] = __shfl_sync(0xFFFFFFFFu, inverse, r * 8 + lane_ / 4);
     }
     __syncwarp();
   }
 
+  /// What makes a score of a value in `Scores`.
   __device__ __forceinline__ float scale_of(int r) const {
+    if constexpr (general)
+      return 1;  // adjust() has done it
+    else
+      return row_factor(r);
+  }
+  __device__ __forceinline__ float row_factor(int r) const {
     if constexpr (kUnit)
       return row_scale_[r];
     else
@@ -252,46 +279,18 @@ class FlashForward {
   }
 
   /// s[m][n]: rows 16 m, keys 8 n.
-  using Scores = float[2][kKeys / 8][4];
+  using Scores = float[M][kKeys / 8][4];
 
   __device__ __forceinline__ void add_tile(int pair, int first, std::uint32_t keys, bool masked) {
     Scores s;
-    multiply_keys(s, keys);
+    Shared::template multiply<T>(s, queries_, keys);
     if constexpr (kUnit) scale_columns(s, keys + 2 * kKeyBytes);
-    if (masked) hide(s, pair, first);
+    if constexpr (general)
+      adjust(s, pair, first);
+    else if (masked)
+      hide(s, pair, first);
     if constexpr (N::row_normalised) raise(s);
-    add_values(s, keys + kKeyBytes);
-  }
-
-  /// S = Q K^T, of the rows as they are stored.
-  __device__ __forceinline__ void multiply_keys(Scores& s, std::uint32_t keys) const {
-#pragma unroll
-    for (int m = 0; m < 2; ++m)
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n)
-#pragma unroll
-        for (float& value : s[m][n]) value = 0;
-    // Q: matrices are rows 0, 8 and features 0, 8; K: features 0, 8 and keys 0, 8.
-    const int matrix = lane_ / 8, line = lane_ % 8;
-    std::uint32_t a = chunk_address(queries_, matrix % 2 * 8 + line, matrix / 2);
-    const std::uint32_t b = chunk_address(keys, matrix / 2 * 8 + line, matrix % 2);
-    asm volatile("" : "+r"(a));  // or its chunks are computed before the loop, and spilled
-#pragma unroll
-    for (int k = 0; k < dim / 16; ++k) {
-      std::uint32_t q[2][4];
-#pragma unroll
-      for (int m = 0; m < 2; ++m) load_matrices(q[m], (a ^ 32 * k) + m * 16 * kRowBytes);
-#pragma unroll
-      for (int n = 0; n < kKeys / 16; ++n) {
-        std::uint32_t w[4];
-        load_matrices(w, (b ^ 32 * k) + n * 16 * kRowBytes);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          T::multiply(s[m][2 * n], q[m], w[0], w[1]);
-          T::multiply(s[m][2 * n + 1], q[m], w[2], w[3]);
-        }
-      }
-    }
+    add_values(s, first, keys + kKeyBytes);
   }
 
   __device__ __forceinline__ void scale_columns(Scores& s, std::uint32_t norms) const {
@@ -300,7 +299,7 @@ class FlashForward {
       float left, right;
       load_shared(left, right, norms + static_cast<std::uint32_t>((n * 8 + lane_ % 4 * 2) * 4));
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < M; ++m) {
         s[m][n][0] *= left, s[m][n][1] *= right;
         s[m][n][2] *= left, s[m][n][3] *= right;
       }
@@ -309,7 +308,7 @@ class FlashForward {
 
   __device__ __forceinline__ void hide(Scores& s, int pair, int first) const {
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < R; ++r) {
       const KeyRange range = keys_of(pair, warp_first_ + r * 8 + lane_ / 4);
       const int column = first + lane_ % 4 * 2, begin = static_cast<int>(range.begin) - column,
                 end = static_cast<int>(range.end) - column;
@@ -321,12 +320,31 @@ class FlashForward {
     }
   }
 
+  /// Products to scores with every option; hidden keys to -inf.
+  __device__ __forceinline__ void adjust(Scores& s, int pair, int first) const {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const int i = warp_first_ + r * 8 + lane_ / 4;
+      const KeyRange range = i < queries() ? keys_of(pair, i) : KeyRange{};
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int j = first + n * 8 + lane_ % 4 * 2 + e;
+          float& value = s[r / 2][n][r % 2 * 2 + e];
+          value = j >= range.begin && j < range.end
+                      ? options_.scores.score(value * row_factor(r), i, j)
+                      : kHidden;
+        }
+    }
+  }
+
   /// Raises the online row states to the tile's scores; O follows.
   __device__ __forceinline__ void raise(const Scores& s) {
-    float factor[4];
+    float factor[R];
     bool raised = false;
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < R; ++r) {
       float high = kHidden;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n)
@@ -343,7 +361,7 @@ class FlashForward {
     }
     if (!__any_sync(0xFFFFFFFFu, raised)) return;
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < R; ++r) {
       weight_sum_[r] *= factor[r];
 #pragma unroll
       for (int n = 0; n < dim / 8; ++n) {
@@ -367,7 +385,7 @@ class FlashForward {
   /// Scores of 16 keys to P: terms of the row state, or weights that need none.
   __device__ __forceinline__ void weigh(Scores& s, int k) const {
 #pragma unroll
-    for (int r = 0; r < 4; ++r)
+    for (int r = 0; r < R; ++r)
 #pragma unroll
       for (int n = 2 * k; n < 2 * k + 2; ++n)
 #pragma unroll
@@ -380,7 +398,7 @@ class FlashForward {
   __device__ __forceinline__ void add_sums(const Scores& s) {
     if (!N::row_normalised && call_.row_sum == nullptr) return;
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < R; ++r) {
       float sum = 0;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n)
@@ -392,32 +410,47 @@ class FlashForward {
 
   /// Scores to P, and O += P V. While the products of 16 keys run, the weights of the next 16 are
   /// computed: exp has a unit of its own.
-  __device__ __forceinline__ void add_values(Scores& s, std::uint32_t values) {
+  __device__ __forceinline__ void add_values(Scores& s, int first, std::uint32_t values) {
     // Matrices: keys 0, 8 and features 0, 8.
     const int matrix = lane_ / 8, line = lane_ % 8;
-    const std::uint32_t b = chunk_address(values, matrix % 2 * 8 + line, matrix / 2);
+    const std::uint32_t b = Shared::chunk_address(values, matrix % 2 * 8 + line, matrix / 2);
     weigh(s, 0);
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
-      std::uint32_t p[2][4];
+      std::uint32_t p[M][4];
 #pragma unroll
-      for (int m = 0; m < 2; ++m)
+      for (int m = 0; m < M; ++m)
 #pragma unroll
         for (int i = 0; i < 4; ++i)
           p[m][i] = T::pack(s[m][2 * k + i / 2][i % 2 * 2], s[m][2 * k + i / 2][i % 2 * 2 + 1]);
+      if constexpr (general) drop(p, first + k * 16);
       if (k + 1 < kKeys / 16) weigh(s, k + 1);
 #pragma unroll
       for (int n = 0; n < dim / 16; ++n) {
         std::uint32_t w[4];
         load_transposed(w, (b ^ 32 * n) + k * 16 * kRowBytes);
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
+        for (int m = 0; m < M; ++m) {
           T::multiply(o_[m][2 * n], p[m], w[0], w[1]);
           T::multiply(o_[m][2 * n + 1], p[m], w[2], w[3]);
         }
       }
     }
     add_sums(s);
+  }
+
+  /// Zeros for the dropped of 16 weights from key `first` on; finish() multiplies by 1 / (1 - p).
+  __device__ __forceinline__ void drop(std::uint32_t (&p)[M][4], int first) const {
+    if (!options_.dropout.active()) return;
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const std::uint32_t kept = options_.dropout.kept(warp_first_ + m * 16, first + half * 8);
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          if ((kept >> e & 1) == 0) p[m][half * 2 + e / 2] &= e % 2 != 0 ? 0xFFFFu : 0xFFFF0000u;
+      }
   }
 
   // --- results ---
@@ -436,11 +469,12 @@ class FlashForward {
 
   __device__ __forceinline__ void finish() {
     if constexpr (N::row_normalised) load_parameters();
-    // The four lanes of a row saw different keys; merged, each takes one of their four rows.
+    // The four lanes of a row saw different keys; merged, each takes one of their rows.
     Partial partial;
-    float weight_sum = 0, scale[4] = {1, 1, 1, 1};
+    float weight_sum = 0, scale[R];
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < R; ++r) {
+      scale[r] = 1;
 #pragma unroll
       for (int distance = 1; distance <= 2; distance *= 2) {
         if constexpr (N::row_normalised)
@@ -453,13 +487,17 @@ class FlashForward {
       const float own = N::scale(partial, parameters_);
       weight_sum *= own;
 #pragma unroll
-      for (int r = 0; r < 4; ++r) scale[r] = __shfl_sync(0xFFFFFFFFu, own, lane_ / 4 * 4 + r);
+      for (int r = 0; r < R; ++r) scale[r] = __shfl_sync(0xFFFFFFFFu, own, lane_ / 4 * 4 + r);
     }
+    if constexpr (general)
+#pragma unroll
+      for (float& factor : scale) factor *= call_.options.kept;
     write_output(scale);
     const int i = warp_first_ + lane_ % 4 * 8 + lane_ / 4;
-    if (i < call_.queries)
-      write_row((std::int64_t{batch_} * call_.heads + head_) * call_.queries + i, partial,
-                weight_sum);
+    if (lane_ % 4 < R && i < queries())
+      write_row((std::int64_t{sequence_.batch} * call_.heads + head_) * call_.queries +
+                    sequence_.first_query + i,
+                partial, weight_sum);
   }
 
   __device__ __forceinline__ void write_row(std::int64_t at, const Partial& partial,
@@ -476,28 +514,28 @@ class FlashForward {
   }
 
   /// Through the warp's rows of Q in shared memory, so that rows leave in whole chunks.
-  __device__ __forceinline__ void write_output(const float (&scale)[4]) {
+  __device__ __forceinline__ void write_output(const float (&scale)[R]) {
     __syncwarp();
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < R; ++r) {
       const int row = r * 8 + lane_ / 4;
 #pragma unroll
       for (int n = 0; n < kChunks; ++n)
         store_shared(
-            chunk_address(queries_, row, n) + static_cast<std::uint32_t>(lane_ % 4 * 4),
+            Shared::chunk_address(queries_, row, n) + static_cast<std::uint32_t>(lane_ % 4 * 4),
             T::pack(o_[r / 2][n][r % 2 * 2] * scale[r], o_[r / 2][n][r % 2 * 2 + 1] * scale[r]));
     }
     __syncwarp();
     const RowTensor& o = call_.o;
-    std::uint16_t* const rows = o.rows(batch_, head_);
+    std::uint16_t* const rows =
+        o.rows(sequence_.batch, head_) + (sequence_.first_query + warp_first_) * o.row;
 #pragma unroll 4
     for (int i = lane_; i < kWarpRows * kChunks; i += kLanes) {
       const int row = i / kChunks, chunk = i % kChunks;
-      if (warp_first_ + row >= call_.queries) continue;
+      if (warp_first_ + row >= queries()) continue;
       std::uint32_t words[4];
-      load_shared(
-          words, queries_ + static_cast<std::uint32_t>(row * kRowBytes + (chunk ^ (row & 7)) * 16));
-      std::uint16_t* const to = rows + (warp_first_ + row) * o.row + chunk * 8;
+      load_shared(words, Shared::chunk_address(queries_, row, chunk));
+      std::uint16_t* const to = rows + row * o.row + chunk * 8;
       if (o.aligned) {
         if (chunk * 8 < call_.value_dim)
           *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
@@ -511,24 +549,26 @@ class FlashForward {
   }
 
   const FlashForwardCall& call_;
+  const FlashSequence sequence_;
   const std::uint32_t shared_;
-  std::uint32_t queries_;  // the warp's rows of Q
   const int lane_;
-  int first_, warp_first_, head_, batch_;
+  const int first_, warp_first_, head_;
+  const std::uint32_t queries_;  // the warp's rows of Q in shared memory
+  const Options options_;
   typename N::template Parameters<float> parameters_;
-  float row_scale_[4];
+  float row_scale_[R];
   // Row r of a lane is row 8 r + lane / 4 of its warp.
-  Partial partial_[4];
-  float prepared_[4] = {kHidden, kHidden, kHidden, kHidden};
-  float weight_sum_[4] = {};
-  float o_[2][kChunks][4] = {};
+  Partial partial_[R];
+  float prepared_[R], weight_sum_[R] = {};
+  float o_[M][kChunks][4] = {};
 };
 
-template <class S, class N, class T, int dim>
-__global__ void __launch_bounds__(FlashForward<S, N, T, dim>::kThreads, 2)
+template <class S, class N, class T, int dim, bool general>
+__global__ void __launch_bounds__(FlashForward<S, N, T, dim, general>::kThreads,
+                                  ForwardShape<dim>::kBlocks)
     flash_forward_kernel(const __grid_constant__ FlashForwardCall call) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  FlashForward<S, N, T, dim>(call, shared_address(shared)).run();
+  FlashForward<S, N, T, dim, general>::run(call, shared_address(shared));
 }
 
 }  // namespace quietformer::cuda

@@ -110,6 +110,12 @@ __device__ __forceinline__ void store_shared(std::uint32_t to, std::uint32_t wor
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
 }
 
+__device__ __forceinline__ float load_shared(std::uint32_t from) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(from) : "memory");
+  return value;
+}
+
 __device__ __forceinline__ void load_shared(float& first, float& second, std::uint32_t from) {
   asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
                : "=f"(first), "=f"(second)

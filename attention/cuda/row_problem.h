@@ -64,6 +64,11 @@ struct RowProblem {
 
   T *row_state, *lse, *lse_scores, *sink_mass, *row_sum;  // (B, H, L) or null
 
+  /// How many tiles of `size` rows `length` query rows or keys of all sequences take, at most.
+  std::int64_t tiles(std::int64_t length, int size) const {
+    return cu_queries != nullptr ? length / size + sequences : (length + size - 1) / size;
+  }
+
   RowProblem(const Context& ctx, const AttentionProblem& p)
       : queries(p.q.shape[2]),
         keys(p.k.shape[2]),

@@ -1,6 +1,7 @@
 // core/cuda without CUDA: takes the place of the .cu files in builds with QUIETFORMER_CUDA=OFF.
 #include "core/cuda/gemm.h"
 #include "core/cuda/memory.h"
+#include "core/cuda/timer.h"
 
 namespace quietformer::cuda {
 namespace {
@@ -88,6 +89,15 @@ void gemm_batched(const Context&, DType, std::int64_t, std::int64_t, std::int64_
                   double, const BatchedMatrix&, const BatchedMatrix&, const BatchedMatrix&,
                   Accumulate) {
   throw RunError(kAbsent);
+}
+Timer::Timer(const Context&) {
+  throw RunError(kAbsent);
+}
+Timer::~Timer() = default;
+void Timer::start() {}
+void Timer::stop() {}
+double Timer::milliseconds() const {
+  return 0;  // there is no Timer to ask
 }
 
 }  // namespace quietformer::cuda

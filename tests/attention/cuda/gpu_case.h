@@ -9,6 +9,8 @@
 #include "attention/attention.h"
 #include "attention/cuda/flash.h"
 #include "core/cuda/memory.h"
+#include "core/math.h"
+#include "core/random.h"
 #include "tests/attention/attention_case.h"
 
 namespace quietformer::test {
@@ -49,6 +51,7 @@ enum class Rows { heads_first, rows_first, slice_of_packed, misaligned };
 struct GpuOptions : CaseOptions {
   DType storage = DType::bf16;
   Rows rows = Rows::heads_first;
+  bool total_attention = false;
 };
 
 /// A (B, heads, rows, features) tensor on the GPU with elements around it that belong to nobody.
@@ -118,12 +121,17 @@ class GpuCase {
   explicit GpuCase(const GpuOptions& options) : o_(options), reference_(on_cpu(options)) {
     ctx_.device = kGpu;
     const AttentionProblem& r = reference_.problem;
+    ctx_.mode = Mode::train;
     for (const Tensor& tensor : {r.q, r.k, r.v, r.q2, r.k2})
       for (std::int64_t i = 0; i < tensor.count() && tensor; ++i)
         set(tensor, i, round_to(o_.storage, get(tensor, i)));
+    for (const Tensor& tensor : {r.bias, r.alibi_slopes})
+      for (std::int64_t i = 0; i < tensor.count() && tensor; ++i)
+        set(tensor, i, double(float(get(tensor, i))));
+    if (!o_.total_attention) reference_.problem.total_attention = {};
     problem_ = r;
     problem_.do_ = problem_.dq = problem_.dk = problem_.dv = problem_.dq2 = problem_.dk2 = {};
-    problem_.dscale = problem_.total_attention = problem_.weights = problem_.workspace = {};
+    problem_.dscale = problem_.dbias = problem_.weights = problem_.workspace = {};
     for (Tensor& gradient : problem_.d_head_parameters) gradient = {};
     for (const auto member : {&AttentionProblem::q, &AttentionProblem::k, &AttentionProblem::v,
                               &AttentionProblem::q2, &AttentionProblem::k2, &AttentionProblem::o}) {
@@ -136,6 +144,10 @@ class GpuCase {
     }
     for (Tensor& parameter : problem_.head_parameters)
       if (parameter) parameter = upload(parameter);
+    for (const auto member : {&AttentionProblem::bias, &AttentionProblem::alibi_slopes,
+                              &AttentionProblem::mask, &AttentionProblem::key_padding,
+                              &AttentionProblem::cu_seqlens_q, &AttentionProblem::cu_seqlens_k})
+      if (Tensor& option = problem_.*member) option = upload(option);
     for (const auto member : kStatistics)
       if (Tensor& statistic = problem_.*member; statistic.shape.rank != 0)
         statistic = upload(statistic);  // of whatever is there: overwritten
@@ -189,14 +201,14 @@ class GpuCase {
         for (std::int64_t i = 0; i < statistic.count(); ++i)
           if (std::abs(get(r.*member, i)) < 1e-34)
             set(r.*member, i, get(host, i) < 1e-34 ? get(host, i) : 0);
-        EXPECT_TRUE(close(host, r.*member, 2e-5));
+        EXPECT_TRUE(close(host, r.*member, statistics_tolerance()));
       }
   }
 
- private:
+ protected:
   static constexpr Tensor AttentionProblem::*kStatistics[] = {
-      &AttentionProblem::row_state, &AttentionProblem::lse, &AttentionProblem::lse_scores,
-      &AttentionProblem::sink_mass, &AttentionProblem::row_sum};
+      &AttentionProblem::row_state, &AttentionProblem::lse,     &AttentionProblem::lse_scores,
+      &AttentionProblem::sink_mass, &AttentionProblem::row_sum, &AttentionProblem::total_attention};
 
   static CaseOptions on_cpu(const GpuOptions& options) {
     CaseOptions o = options;
@@ -205,27 +217,35 @@ class GpuCase {
     return o;
   }
 
+  /// Masks and lengths as they are, the rest in f32.
   Tensor upload(const Tensor& host) {
-    const OwnedTensor narrow = copy_as(host, DType::f32);
-    const OwnedTensor& there = owned_.emplace_back(DType::f32, host.shape, kGpu);
+    const DType dtype = host.dtype == DType::f64 ? DType::f32 : host.dtype;
+    const OwnedTensor narrow = copy_as(host, dtype);
+    const OwnedTensor& there = owned_.emplace_back(dtype, host.shape, kGpu);
     cuda::copy(there, narrow);
     return there;
+  }
+
+  /// f32 sums of f32 terms; operands of several groups are rounded before their product.
+  double statistics_tolerance() const {
+    if (o_.groups == 1) return 2e-5;
+    return o_.storage == DType::bf16 ? 5e-2 : 7e-3;
   }
 
   double rounded(double value) const { return round_to(o_.storage, value); }
 
   /// Rows of a head as they enter the product: normalised and rounded for cosine.
   std::vector<float> operand(const Tensor& t, std::int64_t head) const {
-    const std::int64_t rows = t.shape[2], dim = t.shape[3];
+    const std::int64_t rows = t.shape[2], dim = t.shape[3], size = dim / o_.groups;
     std::vector<float> all(std::size_t(rows * dim));
-    for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t at = 0; at < rows * dim; at += size) {
       double square = 0;
-      for (std::int64_t c = 0; c < dim; ++c)
-        square += std::pow(get(t, (head * rows + i) * dim + c), 2);
+      for (std::int64_t c = at; c < at + size; ++c)
+        square += std::pow(get(t, head * rows * dim + c), 2);
       const double norm = std::max(std::sqrt(square), 1e-12);
-      for (std::int64_t c = 0; c < dim; ++c) {
-        const double x = get(t, (head * rows + i) * dim + c);
-        all[std::size_t(i * dim + c)] = float(o_.score == Score::cosine ? rounded(x / norm) : x);
+      for (std::int64_t c = at; c < at + size; ++c) {
+        const double x = get(t, head * rows * dim + c);
+        all[std::size_t(c)] = float(o_.score == Score::cosine ? rounded(x / norm) : x);
       }
     }
     return all;
@@ -242,58 +262,108 @@ class GpuCase {
     return tensor ? get(tensor, head) : absent;
   }
 
+  /// Element of a (B|1, H|1, L|1, S|1) tensor.
+  static double broadcast(const Tensor& t, std::int64_t b, std::int64_t h, std::int64_t i,
+                          std::int64_t j) {
+    const auto at = [&t](int dim, std::int64_t index) { return t.shape[dim] == 1 ? 0 : index; };
+    return get(
+        t, ((at(0, b) * t.shape[1] + at(1, h)) * t.shape[2] + at(2, i)) * t.shape[3] + at(3, j));
+  }
+
+  /// The rows of one sequence.
+  struct SequenceRows {
+    std::int64_t index, head, kv_head, first_query, queries, first_key, keys;
+  };
+
+  /// -inf where key j is hidden from query i.
+  double score(const SequenceRows& s, std::int64_t h, std::int64_t i, std::int64_t j,
+               double product) const {
+    const AttentionProblem& p = reference_.problem;
+    const std::int64_t position = i + s.keys - s.queries;
+    const bool hidden =
+        (p.causal && j > position) || (p.window[0] >= 0 && j < position - p.window[0]) ||
+        (p.window[1] >= 0 && j > position + p.window[1]) ||
+        (p.mask && broadcast(p.mask, s.index, h, i, j) == 0) ||
+        (p.key_padding && get(p.key_padding, s.index * p.key_padding.shape[1] + j) == 0);
+    if (hidden) return -math::kInfinity<double>;
+    double score = rounded(rounded(product) * p.scale);
+    if (p.bias) score = rounded(score + broadcast(p.bias, s.index, h, i, j));
+    if (const Tensor& slopes = p.alibi_slopes) {
+      const double slope = get(slopes, slopes.shape.rank == 1 ? h : s.index * p.heads() + h);
+      score = rounded(score - rounded(slope * double(std::abs(position - j))));
+    }
+    return score;
+  }
+
+  double kept(const SequenceRows& s, std::int64_t h, std::int64_t i, std::int64_t j) const {
+    const AttentionDropout& d = reference_.problem.dropout;
+    if (d.probability == 0) return 1;
+    const auto word = [](std::int64_t n) { return static_cast<std::uint32_t>(n); };
+    const bool keep = dropout_keep(d.key, dropout_threshold(d.probability),
+                                   d.first_sample + word(s.index), word(h), word(i), word(j));
+    return keep ? 1 / (1 - d.probability) : 0;
+  }
+
   /// o with products, scores, weights and o rounded to the storage type, sums in f32: what a chain
   /// of 16-bit operations gives.
   std::vector<double> unfused_output() const {
     const AttentionProblem& p = reference_.problem;
-    const std::int64_t L = p.q.shape[2], S = p.k.shape[2], D = p.q.shape[3], Dv = p.v.shape[3];
+    const std::int64_t H = p.heads(), group = H / p.kv_heads();
     std::vector<double> out(std::size_t(p.o.count()), 0.0);
-    for (std::int64_t head = 0; head < p.q.shape[0] * p.heads(); ++head) {
-      const std::int64_t h = head % p.heads(), group = p.heads() / p.kv_heads(),
-                         kv = head / p.heads() * p.kv_heads() + h / group;
-      const auto q = operand(p.q, head), k = operand(p.k, kv);
-      const bool far_pair = p.score == Score::piecewise;
-      const auto q2 = far_pair ? operand(p.q2, head) : q, k2 = far_pair ? operand(p.k2, kv) : k;
-      std::vector<double> s(static_cast<std::size_t>(S));
-      std::vector<float> sums(static_cast<std::size_t>(Dv));
-      for (std::int64_t i = 0; i < L; ++i) {
-        const std::int64_t position = i + S - L;
-        double high = -math::kInfinity<double>;
-        for (std::int64_t j = 0; j < S; ++j) {
-          const bool hidden = (p.causal && j > position) ||
-                              (p.window[0] >= 0 && j < position - p.window[0]) ||
-                              (p.window[1] >= 0 && j > position + p.window[1]);
-          const bool far = far_pair && position - j >= p.threshold;
-          double& score = s[std::size_t(j)];
-          score = -math::kInfinity<double>;
-          if (hidden) continue;
-          const double product =
-              double(dot((far ? q2 : q).data() + i * D, (far ? k2 : k).data() + j * D, D));
-          score = rounded(rounded(product) * p.scale);
-          high = std::max(high, score);
+    for (std::int64_t b = 0; b < p.batch(); ++b)
+      for (std::int64_t h = 0; h < H; ++h) {
+        SequenceRows s{b, b * H + h,   b * p.kv_heads() + h / group, 0, p.q.shape[2],
+                       0, p.k.shape[2]};
+        if (p.packed()) {
+          const std::int32_t *q = p.cu_seqlens_q.as<std::int32_t>() + b,
+                             *k = p.cu_seqlens_k.as<std::int32_t>() + b;
+          s = {b, h, h / group, q[0], q[1] - q[0], k[0], k[1] - k[0]};
         }
-        double sum = 0;
-        if (o_.normalizer == "softmax_n" && high > -math::kInfinity<double>) {
-          for (const double score : s) sum += std::exp(score - high);
-          sum += parameter(0, h, 0) * std::exp(-high) +
-                 std::exp(parameter(1, h, -math::kInfinity<double>) - high);
-        }
-        std::fill(sums.begin(), sums.end(), 0.0f);
-        for (std::int64_t j = 0; j < S; ++j) {
-          const double score = s[std::size_t(j)];
-          if (!(score > -math::kInfinity<double>)) continue;
-          const double weight = o_.normalizer == "softmax_n"
-                                    ? std::exp(score - high) / sum
-                                    : 1 / (1 + std::exp(-score - parameter(0, h, 0)));
-          const float w = float(rounded(weight));
-          for (std::int64_t c = 0; c < Dv; ++c)
-            sums[std::size_t(c)] += w * float(get(p.v, (kv * S + j) * Dv + c));
-        }
-        for (std::int64_t c = 0; c < Dv; ++c)
-          out[std::size_t((head * L + i) * Dv + c)] = rounded(double(sums[std::size_t(c)]));
+        unfused_rows(s, h, out);
       }
-    }
     return out;
+  }
+
+  void unfused_rows(const SequenceRows& rows, std::int64_t h, std::vector<double>& out) const {
+    const AttentionProblem& p = reference_.problem;
+    const std::int64_t D = p.q.shape[3], Dv = p.v.shape[3], S = rows.keys;
+    const auto q = operand(p.q, rows.head), k = operand(p.k, rows.kv_head);
+    const bool far_pair = p.score == Score::piecewise;
+    const auto q2 = far_pair ? operand(p.q2, rows.head) : q,
+               k2 = far_pair ? operand(p.k2, rows.kv_head) : k;
+    std::vector<double> s(static_cast<std::size_t>(S));
+    std::vector<float> sums(static_cast<std::size_t>(Dv));
+    for (std::int64_t i = 0; i < rows.queries; ++i) {
+      double high = -math::kInfinity<double>;
+      for (std::int64_t j = 0; j < S; ++j) {
+        const bool far = far_pair && i + S - rows.queries - j >= p.threshold;
+        const double product = double(dot((far ? q2 : q).data() + (rows.first_query + i) * D,
+                                          (far ? k2 : k).data() + (rows.first_key + j) * D, D));
+        s[std::size_t(j)] = score(rows, h, i, j, product);
+        high = std::max(high, s[std::size_t(j)]);
+      }
+      double sum = 0;
+      if (o_.normalizer == "softmax_n" && high > -math::kInfinity<double>) {
+        for (const double score : s) sum += std::exp(score - high);
+        sum += parameter(0, h, 0) * std::exp(-high) +
+               std::exp(parameter(1, h, -math::kInfinity<double>) - high);
+      }
+      std::fill(sums.begin(), sums.end(), 0.0f);
+      for (std::int64_t j = 0; j < S; ++j) {
+        const double score = s[std::size_t(j)];
+        if (!(score > -math::kInfinity<double>)) continue;
+        const double weight = o_.normalizer == "softmax_n"
+                                  ? std::exp(score - high) / sum
+                                  : 1 / (1 + std::exp(-score - parameter(0, h, 0)));
+        const float w = float(rounded(rounded(weight) * kept(rows, h, i, j)));
+        const std::int64_t row = rows.kv_head * p.k.shape[2] + rows.first_key + j;
+        for (std::int64_t c = 0; c < Dv; ++c)
+          sums[std::size_t(c)] += w * float(get(p.v, row * Dv + c));
+      }
+      for (std::int64_t c = 0; c < Dv; ++c)
+        out[std::size_t((rows.head * p.q.shape[2] + rows.first_query + i) * Dv + c)] =
+            rounded(double(sums[std::size_t(c)]));
+    }
   }
 
   GpuOptions o_;
