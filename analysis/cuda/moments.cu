@@ -1,23 +1,22 @@
 #include "analysis/cuda/operations.h"
+#include "analysis/cuda/part.cuh"
 #include "core/cuda/reduce.cuh"
-#include "core/cuda/storage.cuh"
 #include "core/math.h"
 
 namespace quietformer::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr int kBatch = 4;   // loads of a thread at once
-constexpr int kRounds = 4;  // of them in a part
-
-/// Numbers of a part, which one block takes the moments of.
-template <class S>
-constexpr std::int64_t kPartValues = std::int64_t{kRounds} * kBatch* kThreads* Pack<S>::kSize;
+constexpr int kWarps = kThreads / kWarp;
 
 /// x < low exactly if x is below the double that low came from, and x > high likewise.
 template <class C>
 struct Limits {
   C magnitude, low, high;
+
+  /// Whether numbers from `least` to `most` can be outliers.
+  __device__ bool maybe_beyond(C least, C most) const {
+    return most > smaller(magnitude, high) || least < larger(-magnitude, low);
+  }
 };
 __device__ Limits<float> limits_for(const OutlierLimits& limits, float) {
   return {__double2float_rd(limits.magnitude), __double2float_ru(limits.low),
@@ -25,20 +24,6 @@ __device__ Limits<float> limits_for(const OutlierLimits& limits, float) {
 }
 __device__ Limits<double> limits_for(const OutlierLimits& limits, double) {
   return {limits.magnitude, limits.low, limits.high};
-}
-
-// NaN gives way to numbers.
-__device__ float smaller(float a, float b) {
-  return fminf(a, b);
-}
-__device__ double smaller(double a, double b) {
-  return fmin(a, b);
-}
-__device__ float larger(float a, float b) {
-  return fmaxf(a, b);
-}
-__device__ double larger(double a, double b) {
-  return fmax(a, b);
 }
 
 /// The power of two that brings `radius` near 1, without the extremes of the type.
@@ -55,67 +40,6 @@ __device__ double power_of_two(int exponent, double) {
   return ldexp(1.0, exponent);
 }
 
-/// kPack neighbouring elements, one load.
-template <class S, int kPack>
-struct alignas(sizeof(S) * kPack) Load {
-  S value[kPack];
-};
-
-// The least and the largest number of a load. 16-bit types are compared in pairs.
-template <class S, int kPack>
-__device__ void extremes(const Load<S, kPack>& load, Compute<S>& low, Compute<S>& high) {
-  low = high = widen(load.value[0]);
-#pragma unroll
-  for (int i = 1; i < kPack; ++i) {
-    low = smaller(low, widen(load.value[i]));
-    high = larger(high, widen(load.value[i]));
-  }
-}
-template <class Pair, class S>
-__device__ void extremes_of_pairs(const Load<S, 8>& load, float& low, float& high) {
-  const auto* const pairs = reinterpret_cast<const Pair*>(load.value);
-  const Pair least = __hmin2(__hmin2(pairs[0], pairs[1]), __hmin2(pairs[2], pairs[3]));
-  const Pair most = __hmax2(__hmax2(pairs[0], pairs[1]), __hmax2(pairs[2], pairs[3]));
-  low = smaller(widen(least.x), widen(least.y));
-  high = larger(widen(most.x), widen(most.y));
-}
-__device__ void extremes(const Load<__nv_bfloat16, 8>& load, float& low, float& high) {
-  extremes_of_pairs<__nv_bfloat162>(load, low, high);
-}
-__device__ void extremes(const Load<__half, 8>& load, float& low, float& high) {
-  extremes_of_pairs<__half2>(load, low, high);
-}
-
-/// One unit of one sample in loads of kPack, and the part of it that this block looks at. kRows:
-/// its rows lie apart or are masked.
-template <class S, int kPack, bool kRows>
-struct Part {
-  const S* data;
-  const std::uint8_t* keep;  // by row, or null
-  std::int64_t stride;
-  std::uint32_t begin, end;  // loads
-  std::uint32_t loads_of_row;
-
-  /// A thread's batch: bit j of the result says whether load[j] counts.
-  __device__ unsigned read(Load<S, kPack> (&load)[kBatch], std::uint32_t first) const {
-    unsigned kept = 0;
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      const std::uint32_t at = first + j * kThreads;
-      if (at >= end) continue;
-      const S* from = data + std::int64_t{at} * kPack;
-      if constexpr (kRows) {
-        const std::uint32_t row = at / loads_of_row;
-        if (keep != nullptr && keep[row] == 0) continue;
-        from = data + row * stride + std::int64_t{at - row * loads_of_row} * kPack;
-      }
-      load[j] = *reinterpret_cast<const Load<S, kPack>*>(from);
-      kept |= 1u << j;
-    }
-    return kept;
-  }
-};
-
 /// Extremes and counts of a thread's numbers.
 template <class C>
 struct Tally {
@@ -124,19 +48,39 @@ struct Tally {
   unsigned outliers = 0;  // beyond the magnitude, and from bit 16 on outside
 
   template <class S, int kPack>
-  __device__ void look(const Load<S, kPack>& load, const Limits<C>& limits) {
-    C least, most;
-    extremes(load, least, most);
-    low = smaller(low, least), high = larger(high, most);
-    count += kPack;
-    const bool none = !(most > smaller(limits.magnitude, limits.high)) &&
-                      !(least < larger(-limits.magnitude, limits.low));
-    if (none) return;
+  __device__ void look(const Load<S, kPack> (&load)[kBatch], unsigned kept,
+                       const Limits<C>& limits) {
+    C least[kBatch], most[kBatch];
+    bool any = false;
+    if (kept == kWholeBatch) {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) extremes(load[j], least[j], most[j]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        least[j] = math::kInfinity<C>, most[j] = -math::kInfinity<C>;
+        if ((kept >> j & 1) != 0) extremes(load[j], least[j], most[j]);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      low = smaller(low, least[j]), high = larger(high, most[j]);
+      any |= limits.maybe_beyond(least[j], most[j]);
+    }
+    count += __popc(kept) * kPack;
+    if (!any) return;
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j)
+      if (limits.maybe_beyond(least[j], most[j])) count_outliers(load[j], limits);
+  }
+  template <class S, int kPack>
+  __device__ void count_outliers(const Load<S, kPack>& load, const Limits<C>& limits) {
+    C x[kPack];
+    widen_all(x, load);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      const C x = widen(load.value[i]);
-      outliers += x < limits.low || x > limits.high ? 1u << 16 : 0u;
-      outliers += fabs(x) > limits.magnitude ? 1 : 0;
+      outliers += x[i] < limits.low || x[i] > limits.high ? 1u << 16 : 0u;
+      outliers += fabs(x[i]) > limits.magnitude ? 1 : 0;
     }
   }
 };
@@ -198,8 +142,10 @@ __device__ Frame<Compute<S>> first_frame(const Load<S, kPack>& load, bool kept) 
   Start<C> x{0, math::kInfinity<C>, -math::kInfinity<C>, 0};
   if (kept) {
     extremes(load, x.low, x.high);
+    C values[kPack];
+    widen_all(values, load);
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) x.sum += widen(load.value[i]);
+    for (int i = 0; i < kPack; ++i) x.sum += values[i];
   }
   x.sum = warp_reduce(x.sum, Plus());
   x.low = warp_reduce(x.low, [](C a, C b) { return smaller(a, b); });
@@ -283,17 +229,25 @@ __device__ void add_powers(Powers& powers, const Load<S, kPack> (&load)[kBatch],
   using C = Compute<S>;
   const C scale = power_of_two(-frame.exponent, C()), shift = -frame.centre * scale;
   C s1 = 0, s2 = 0, s3 = 0, s4 = 0;
-#pragma unroll
-  for (int j = 0; j < kBatch; ++j) {
-    if ((kept >> j & 1) == 0) continue;
+  const auto add = [&](const Load<S, kPack>& some) {
+    C x[kPack];
+    widen_all(x, some);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      const C d = fma(widen(load[j].value[i]), scale, shift), d2 = d * d;
+      const C d = fma(x[i], scale, shift), d2 = d * d;
       s1 += d;
       s2 += d2;
       s3 = fma(d2, d, s3);
       s4 = fma(d2, d2, s4);
     }
+  };
+  if (kept == kWholeBatch) {  // without branches between the loads
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) add(load[j]);
+  } else {
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j)
+      if ((kept >> j & 1) != 0) add(load[j]);
   }
   powers.s1 += s1, powers.s2 += s2;
   powers.s3 += s3, powers.s4 += s4;
@@ -306,9 +260,12 @@ __device__ bool any_nan(const Part<S, kPack, kRows>& part) {
   int found = 0;
   for (std::uint32_t at = part.begin + threadIdx.x; at < part.end; at += kBatch * kThreads) {
     const unsigned kept = part.read(load, at);
-    for (int j = 0; j < kBatch; ++j)
-      for (int i = 0; i < kPack && (kept >> j & 1) != 0; ++i)
-        found |= widen(load[j].value[i]) != widen(load[j].value[i]);
+    for (int j = 0; j < kBatch; ++j) {
+      if ((kept >> j & 1) == 0) continue;
+      Compute<S> x[kPack];
+      widen_all(x, load[j]);
+      for (int i = 0; i < kPack; ++i) found |= x[i] != x[i];
+    }
   }
   return __syncthreads_or(found) != 0;
 }
@@ -321,19 +278,22 @@ __device__ Moments moments_of(const Part<S, kPack, kRows>& part, const OutlierLi
   __shared__ Meeting<C> meeting;
   const Limits<C> limits = limits_for(given, C());
   const std::uint32_t first = part.begin + threadIdx.x;
-  Load<S, kPack> load[kBatch];
+  // A batch is on its way while the one before is worked on.
+  Load<S, kPack> load[kBatch], coming[kBatch];
   unsigned kept = part.read(load, first);
+  unsigned coming_kept = part.read(coming, first + kBatch * kThreads);
   Frame<C> frame = first_frame(load[0], (kept & 1) != 0);
   Tally<C> tally;
   Powers powers;
-  for (std::uint32_t at = first;;) {
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j)
-      if ((kept >> j & 1) != 0) tally.look(load[j], limits);
+  constexpr int kAll = kRounds * Pack<S>::kSize / kPack;
+#pragma unroll 4
+  for (int round = 0; round < kAll; ++round) {
+    tally.look(load, kept, limits);
     add_powers(powers, load, kept, frame);
-    at += kBatch * kThreads;
-    if (at >= part.end) break;
-    kept = part.read(load, at);
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) load[j] = coming[j];
+    kept = coming_kept;
+    if (round + 2 < kAll) coming_kept = part.read(coming, first + (round + 2) * kBatch * kThreads);
   }
   Tally<C> all = tally;
   meeting.meet(powers, all, frame, false);
