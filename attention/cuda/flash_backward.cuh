@@ -28,7 +28,7 @@
 //
 // dQ is a sum over blocks. By default they add atomically, whoever comes first. In deterministic
 // mode they take turns, in the order of their keys: a warp waits until the blocks before have
-// added to its 32x32 block, which costs a fifth to a quarter of the speed (H200). All blocks go
+// added to its 32x32 block, which costs an eighth to a quarter of the speed (H200). All blocks go
 // through the queries from the last to the first, so each follows the one before at the distance of
 // one addition, also when causal. Blocks take their place from a counter: whoever waits, waits for
 // blocks that run.
