@@ -78,4 +78,4 @@ endif()
 set(QUIETFORMER_HAS_CUDA ON)
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
 set(QUIETFORMER_CUDA_STATUS
-    "${CMAKE_CUDA_COMPILER_VERSION} for architecture ${architectures} (kernels are built; this version trains on the CPU)")
+    "${CMAKE_CUDA_COMPILER_VERSION} for architecture ${architectures}")
