@@ -7,6 +7,8 @@
 #include <cmath>
 
 #include "analysis/glob.h"
+#include "analysis/gpu_sites.h"
+#include "analysis/site_cut.h"
 #include "core/parallel.h"
 
 namespace quietformer {
@@ -29,43 +31,6 @@ std::string_view mass_suffix(std::string_view name) {
   for (std::string_view mass : kMasses)
     if (ends_in(name, mass)) return mass;
   return {};
-}
-
-// How a tensor falls into samples and units (heads, or 1), each `rows` rows of `width` numbers.
-struct Cut {
-  std::int64_t samples, units, rows, width, stride, sample_stride, unit_stride;
-  bool masked;  // row t is position t of the validity mask
-
-  std::int64_t rows_per_chunk() const { return std::max<std::int64_t>(1, kChunk / width); }
-  std::int64_t chunks() const { return (rows + rows_per_chunk() - 1) / rows_per_chunk(); }
-};
-
-Cut cut(const Tensor& value, SiteKind kind, std::int64_t heads, const Tensor& validity) {
-  const Shape& shape = value.shape;
-  QF_EXPECTS(shape.rank >= 1 && value.count() > 0 && value.contiguous());
-  Cut c{};
-  c.samples = shape[0];
-  c.sample_stride = value.count() / c.samples;
-  c.units = 1;
-  if (kind == SiteKind::mass) {
-    QF_EXPECTS(shape.rank == 3);
-    c.units = shape[1];
-    c.rows = shape[2];
-    c.unit_stride = c.rows;
-    c.width = c.stride = 1;
-  } else {
-    c.rows = shape.rank > 1 ? shape[1] : 1;
-    c.width = c.stride = c.sample_stride / c.rows;
-    if (heads > 1) {
-      QF_EXPECTS(c.width % heads == 0);
-      c.units = heads;
-      c.width /= heads;
-      c.unit_stride = c.width;
-    }
-  }
-  c.masked = validity && shape.rank > 1 && validity.shape[1] == c.rows;
-  QF_EXPECTS(!c.masked || validity.shape[0] == c.samples);
-  return c;
 }
 
 }  // namespace
@@ -98,10 +63,13 @@ ActivationStatistics::ActivationStatistics(const AnalysisConfig& config, std::in
   QF_EXPECTS(heads >= 1);
 }
 
+ActivationStatistics::~ActivationStatistics() = default;
+
 void ActivationStatistics::begin_step() {
   recording_ = true;
   validity_ = {};
   ++batch_;
+  if (gpu_) gpu_->begin_step();
   for (std::size_t i = 0; i < current_.size(); ++i) {
     current_[i].all = {};
     std::fill(current_[i].heads.begin(), current_[i].heads.end(), SampleSums());
@@ -114,10 +82,16 @@ void ActivationStatistics::begin_batch(const Tensor& validity) {
              (validity.dtype == DType::u8 && validity.shape.rank == 2 && validity.contiguous()));
   ++batch_;
   validity_ = validity;
+  if (gpu_) gpu_->add_samples();
+}
+
+void ActivationStatistics::read_gpu() {
+  if (gpu_) gpu_->read(current_);
 }
 
 void ActivationStatistics::end_step() {
   QF_EXPECTS(recording_);
+  read_gpu();
   recording_ = false;
   validity_ = {};
   for (std::size_t i = 0; i < current_.size(); ++i) {
@@ -178,27 +152,35 @@ void ActivationStatistics::record(const Context& ctx, std::string_view name, con
   if (!wants(name)) return;
   const SiteKind kind = mass_suffix(name).empty() ? SiteKind::activation : SiteKind::mass;
   const bool by_head = config_.per_head && ends_in(name, kContext);
-  const Cut c = cut(value, kind, by_head ? heads_ : 1, validity_);
-  const std::size_t heads =
-      kind == SiteKind::mass || by_head ? static_cast<std::size_t>(c.units) : 0;
-  const std::size_t index = add_site(name, kind, heads);
+  const SiteCut cut = cut_site(value, kind, by_head ? heads_ : 1, validity_);
+  const bool heads = kind == SiteKind::mass || by_head;
+  const std::size_t index = add_site(name, kind, heads ? static_cast<std::size_t>(cut.units) : 0);
   SiteStatistics& site = current_[index];
-  QF_EXPECTS(site.heads.size() == heads);
+  QF_EXPECTS(site.heads.size() == (heads ? static_cast<std::size_t>(cut.units) : 0));
   if (last_batch_[index] == batch_) return;
   last_batch_[index] = batch_;
+  if (ctx.device.type == DeviceType::cpu)
+    return record_on_cpu(ctx, site, value, cut, limits_of(index));
+  if (!gpu_) gpu_ = std::make_unique<GpuSites>();
+  gpu_->record(ctx, index, value, cut, validity_, limits_of(index), heads);
+}
 
-  const OutlierLimits limits = limits_of(index);
-  const std::int64_t chunks = c.chunks(), tasks = c.samples * c.units * chunks;
+void ActivationStatistics::record_on_cpu(const Context& ctx, SiteStatistics& site,
+                                         const Tensor& value, const SiteCut& c,
+                                         const OutlierLimits& limits) {
+  const std::int64_t rows_per_chunk = std::max<std::int64_t>(1, kChunk / c.width);
+  const std::int64_t chunks = (c.rows + rows_per_chunk - 1) / rows_per_chunk;
+  const std::int64_t tasks = c.samples * c.units * chunks;
   if (partial_.size() < static_cast<std::size_t>(tasks))
     partial_.resize(static_cast<std::size_t>(tasks));
   dispatch_floating(value.dtype, [&]<class T>() {
     parallel_chunks(ctx, tasks, [&](std::int64_t task, int) {
       const std::int64_t chunk = task % chunks, unit = task / chunks % c.units;
-      const std::int64_t sample = task / chunks / c.units, first = chunk * c.rows_per_chunk();
+      const std::int64_t sample = task / chunks / c.units, first = chunk * rows_per_chunk;
       ValueRows<T> rows;
       rows.data =
           value.as<T>() + sample * c.sample_stride + unit * c.unit_stride + first * c.stride;
-      rows.rows = std::min(c.rows_per_chunk(), c.rows - first);
+      rows.rows = std::min(rows_per_chunk, c.rows - first);
       rows.width = c.width;
       rows.stride = c.stride;
       if (c.masked) rows.keep = validity_.as<std::uint8_t>() + sample * c.rows + first;
@@ -211,15 +193,16 @@ void ActivationStatistics::record(const Context& ctx, std::string_view name, con
     for (std::int64_t unit = 0; unit < c.units; ++unit) {
       Moments head;
       for (std::int64_t chunk = 0; chunk < chunks; ++chunk) head.merge(*part++);
-      if (heads > 0) site.heads[static_cast<std::size_t>(unit)].add(head);
+      if (!site.heads.empty()) site.heads[static_cast<std::size_t>(unit)].add(head);
       whole.merge(head);
     }
     site.all.add(whole);
   }
 }
 
-void ActivationStatistics::merge(const ActivationStatistics& other) {
+void ActivationStatistics::merge(ActivationStatistics& other) {
   QF_EXPECTS(recording_);
+  read_gpu(), other.read_gpu();
   for (const SiteStatistics& theirs : other.current_) {
     SiteStatistics& ours = current_[add_site(theirs.site, theirs.kind, theirs.heads.size())];
     QF_EXPECTS(ours.heads.size() == theirs.heads.size());

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -52,10 +53,14 @@ struct SiteStatistics {
   bool has_reference = false;
 };
 
+class GpuSites;
+struct SiteCut;
+
 class ActivationStatistics final : public ProbeSink {
  public:
   /// `config` is valid; `heads` cuts (B,T,C) of attention.context when config.per_head is on.
   ActivationStatistics(const AnalysisConfig& config, std::int64_t heads);
+  ~ActivationStatistics() override;
 
   void begin_step();
   /// Announces a micro-batch. `validity` u8 (B,T), nonzero = a real position, absent = all are: in
@@ -67,12 +72,15 @@ class ActivationStatistics final : public ProbeSink {
   void end_step();
 
   bool wants(std::string_view name) const override;
-  /// `value`: contiguous, f32 or f64, leading dimension the samples. Allocates only when a site
-  /// appears or a shape grows.
+  /// `value`: contiguous, f32 or f64, on a GPU also bf16 or f16, leading dimension the samples. On
+  /// a GPU, where the validity then is too, this returns before the numbers were looked at, and
+  /// they are added up there; end_step() waits for them. Allocates only when a site appears or a
+  /// shape grows.
   void record(const Context& ctx, std::string_view name, const Tensor& value) override;
 
-  /// Adds what another object (another rank) recorded in the same step; before end_step().
-  void merge(const ActivationStatistics& other);
+  /// Adds what another object (another rank) recorded in the same step; before end_step() of
+  /// either. Waits for a GPU that either recorded on.
+  void merge(ActivationStatistics& other);
 
   /// Every site so far in order of appearance, as of the last end_step().
   const std::vector<SiteStatistics>& latest() const { return latest_; }
@@ -91,6 +99,9 @@ class ActivationStatistics final : public ProbeSink {
 
   bool selected(std::string_view name) const;
   std::size_t add_site(std::string_view name, SiteKind kind, std::size_t heads);
+  void record_on_cpu(const Context& ctx, SiteStatistics& site, const Tensor& value,
+                     const SiteCut& cut, const OutlierLimits& limits);
+  void read_gpu();
   OutlierLimits limits_of(std::size_t site) const;
 
   AnalysisConfig config_;
@@ -105,6 +116,7 @@ class ActivationStatistics final : public ProbeSink {
   std::vector<std::int64_t> last_batch_;
   std::map<std::string, Reference, std::less<>> references_;
   std::vector<Moments> partial_;
+  std::unique_ptr<GpuSites> gpu_;  // once something was recorded on one
 };
 
 /// The average of a mass ("sink_mass", "row_sum") over all layers; NaN where none was recorded.

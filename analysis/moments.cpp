@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "analysis/merge.h"
 #include "core/parallel.h"
 
 namespace quietformer {
@@ -78,37 +79,19 @@ double Moments::average() const {
 }
 
 double Moments::variance() const {
-  return count > 0 ? m2 / static_cast<double>(count) : kNaN;
+  return count > 0 ? variance_of(*this) : kNaN;
 }
 
 double Moments::skewness() const {
-  return count > 0 ? std::sqrt(static_cast<double>(count) / m2) * (m3 / m2) : kNaN;
+  return count > 0 ? skewness_of(*this) : kNaN;
 }
 
 double Moments::kurtosis() const {
-  // Divided twice: m2 * m2 would underflow for numbers around 1e-80.
-  return count > 0 ? (m4 / m2) * (static_cast<double>(count) / m2) - 3 : kNaN;
+  return count > 0 ? kurtosis_of(*this) : kNaN;
 }
 
 void Moments::merge(const Moments& other) {
-  if (other.count == 0) return;
-  if (count == 0) {
-    *this = other;
-    return;
-  }
-  const double na = static_cast<double>(count), nb = static_cast<double>(other.count), n = na + nb;
-  const double d = other.mean - mean;
-  const double a = na / n, b = nb / n;  // shares; every term below is written with them
-  const double d2 = d * d;
-  m4 += other.m4 + d2 * d2 * a * b * n * (a * a - a * b + b * b) +
-        6 * d2 * (a * a * other.m2 + b * b * m2) + 4 * d * (a * other.m3 - b * m3);
-  m3 += other.m3 + d2 * d * a * b * n * (a - b) + 3 * d * (a * other.m2 - b * m2);
-  m2 += other.m2 + d2 * a * b * n;
-  mean += d * b;
-  count += other.count;
-  if (!(other.max_abs <= max_abs)) max_abs = std::isnan(max_abs) ? max_abs : other.max_abs;
-  beyond_magnitude += other.beyond_magnitude;
-  outside += other.outside;
+  merge_moments(*this, other);
 }
 
 template <class T>

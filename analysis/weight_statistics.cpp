@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "core/cuda/memory.h"
+
 namespace quietformer {
 
 WeightStatistics weight_statistics(const Context& ctx, const std::string& name,
@@ -18,9 +20,19 @@ WeightStatistics weight_statistics(const Context& ctx, const std::string& name,
 
 std::vector<WeightStatistics> weight_statistics(const Context& ctx,
                                                 const ParameterList& parameters) {
+  Context host = ctx;
+  host.device = {};
   std::vector<WeightStatistics> all;
-  for (const Parameter& p : parameters.all())
-    all.push_back(weight_statistics(ctx, p.name, p.value));
+  for (const Parameter& p : parameters.all()) {
+    OwnedTensor copy;
+    Tensor master = p.master;
+    if (master.device.type == DeviceType::cuda) {
+      copy = OwnedTensor(master.dtype, master.shape);
+      cuda::copy(copy, master);
+      master = copy;
+    }
+    all.push_back(weight_statistics(host, p.name, master));
+  }
   return all;
 }
 

@@ -153,7 +153,9 @@ void set_inputs(AttentionProblem& problem, const AttentionViews& views);
 double default_scale(Score score, std::int64_t head_dim);
 
 /// Checks shapes, types, strides, ranges and combinations; throws InputError with both values.
-/// Of the contents only per-head parameters (their minimum) and cu_seqlens are looked at.
+/// Of the contents only per-head parameters (their minimum) and cu_seqlens are looked at, and on a
+/// GPU not these either: there the caller answers for them, and for bias and masks of packed
+/// sequences being as long as the longest.
 void check(const AttentionProblem& problem);
 
 enum class Direction : std::uint8_t { forward, backward };
@@ -173,23 +175,28 @@ class AttentionImplementation {
   virtual std::optional<std::string> why_not(const AttentionProblem& problem,
                                              Direction direction) const = 0;
   /// Scratch that the direction may use, for problems of these shapes and options. Looks at shapes,
-  /// types, options and ctx.threads only, so tensors without memory (null data) will do.
+  /// types, options, ctx.threads and ctx.deterministic only, so tensors without memory (null data)
+  /// will do.
   virtual std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem,
                                        Direction direction) const = 0;
   virtual void forward(const Context& ctx, const AttentionProblem& problem) const = 0;
   virtual void backward(const Context& ctx, const AttentionProblem& problem) const = 0;
 };
 
-/// Every implementation of this build, preferred first.
+/// Every implementation of this build, preferred first. A word means the same on the CPU and on
+/// GPUs; the device of q decides which of the two runs, and why_not() and workspace_bytes() answer
+/// for that one.
 const std::vector<const AttentionImplementation*>& implementations();
 
 /// What serves both directions.
 std::int64_t workspace_bytes(const AttentionImplementation& implementation, const Context& ctx,
                              const AttentionProblem& problem);
 
-/// `name` "auto": the first that can run the problem in both directions. Any other name: that one,
-/// or InputError with its why_not; never another.
-const AttentionImplementation& choose(std::string_view name, const AttentionProblem& problem);
+/// `name` "auto": the first that can run the problem in both directions, or, where `direction` says
+/// that no backward will follow, forward alone. Any other name: that one, or InputError with its
+/// why_not; never another.
+const AttentionImplementation& choose(std::string_view name, const AttentionProblem& problem,
+                                      Direction direction = Direction::backward);
 
 /// Writes the dropout decisions of a problem, 1 = kept, contiguous u8 (B,H,L,S) or InputError; for
 /// tests and debugging.

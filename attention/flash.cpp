@@ -59,20 +59,20 @@ class Flash final : public AttentionImplementation {
 
   std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem,
                                Direction direction) const override {
-    if (stored_in_bf16(problem)) return widened_workspace_bytes(*this, ctx, problem, direction);
+    if (stored_in_16_bits(problem)) return widened_workspace_bytes(*this, ctx, problem, direction);
     return direction == Direction::forward ? FlashForwardLayout(ctx, problem).bytes
                                            : FlashBackwardLayout(ctx, problem).bytes;
   }
 
   void forward(const Context& ctx, const AttentionProblem& problem) const override {
     prepare(*this, ctx, problem, Direction::forward);
-    if (stored_in_bf16(problem)) return run_widened(*this, ctx, problem, Direction::forward);
+    if (stored_in_16_bits(problem)) return run_widened(*this, ctx, problem, Direction::forward);
     PairTable<FlashPair>::find(problem).forward(ctx, problem);
   }
 
   void backward(const Context& ctx, const AttentionProblem& problem) const override {
     prepare(*this, ctx, problem, Direction::backward);
-    if (stored_in_bf16(problem)) return run_widened(*this, ctx, problem, Direction::backward);
+    if (stored_in_16_bits(problem)) return run_widened(*this, ctx, problem, Direction::backward);
     PairTable<FlashPair>::find(problem).backward(ctx, problem);
   }
 };

@@ -1,5 +1,6 @@
 #include "attention/widen.h"
 
+#include "attention/cuda/rows.h"
 #include "attention/workspace.h"
 #include "core/half.h"
 #include "core/parallel.h"
@@ -72,6 +73,20 @@ void for_each_row(const Context& ctx, const Tensor& stored, const Tensor& wide, 
                });
 }
 
+void widen_rows(const Context& ctx, const Tensor& stored, const Tensor& wide) {
+  if (ctx.device.type == DeviceType::cuda) return cuda::convert_rows(ctx, wide, stored);
+  for_each_row(ctx, stored, wide, [&](const std::uint16_t* from, float* to) {
+    for (std::int64_t i = 0; i < wide.shape[3]; ++i) to[i] = bf16_to_float(from[i]);
+  });
+}
+
+void round_rows(const Context& ctx, const Tensor& stored, const Tensor& wide) {
+  if (ctx.device.type == DeviceType::cuda) return cuda::convert_rows(ctx, stored, wide);
+  for_each_row(ctx, stored, wide, [&](std::uint16_t* to, const float* from) {
+    for (std::int64_t i = 0; i < wide.shape[3]; ++i) to[i] = float_to_bf16(from[i]);
+  });
+}
+
 }  // namespace
 
 std::int64_t widened_workspace_bytes(const AttentionImplementation& implementation,
@@ -87,13 +102,11 @@ void run_widened(const AttentionImplementation& implementation, const Context& c
   auto* const memory = static_cast<char*>(problem.workspace.data);
   std::int64_t copies = 0;
   AttentionProblem wide = widened(problem, direction, memory, copies);
-  wide.workspace = Tensor(memory + copies, DType::u8, {problem.workspace.bytes() - copies});
+  wide.workspace = Tensor(memory + copies, DType::u8, {problem.workspace.bytes() - copies},
+                          problem.workspace.device);
   for (const Operand& operand : kOperands) {
     const Tensor& copy = wide.*operand.tensor;
-    if (copy && operand.use(direction) == Use::read)
-      for_each_row(ctx, problem.*operand.tensor, copy, [&](const std::uint16_t* from, float* to) {
-        for (std::int64_t i = 0; i < copy.shape[3]; ++i) to[i] = bf16_to_float(from[i]);
-      });
+    if (copy && operand.use(direction) == Use::read) widen_rows(ctx, problem.*operand.tensor, copy);
   }
   if (direction == Direction::forward)
     implementation.forward(ctx, wide);
@@ -102,9 +115,7 @@ void run_widened(const AttentionImplementation& implementation, const Context& c
   for (const Operand& operand : kOperands) {
     const Tensor& copy = wide.*operand.tensor;
     if (copy && operand.use(direction) == Use::written)
-      for_each_row(ctx, problem.*operand.tensor, copy, [&](std::uint16_t* to, const float* from) {
-        for (std::int64_t i = 0; i < copy.shape[3]; ++i) to[i] = float_to_bf16(from[i]);
-      });
+      round_rows(ctx, problem.*operand.tensor, copy);
   }
 }
 

@@ -1,13 +1,14 @@
-// bf16 storage for implementations that compute in f32: operands are copied to f32 in the
+// Storage in 16 bits for implementations that compute in f32: operands are copied to f32 in the
 // workspace, the implementation runs on the copies, and what it wrote is rounded once, to nearest.
+// bf16; on a GPU f16, too.
 #pragma once
 
 #include "attention/attention.h"
 
 namespace quietformer {
 
-inline bool stored_in_bf16(const AttentionProblem& problem) {
-  return problem.q.dtype == DType::bf16;
+inline bool stored_in_16_bits(const AttentionProblem& problem) {
+  return problem.q.dtype == DType::bf16 || problem.q.dtype == DType::f16;
 }
 
 /// Scratch for one direction: f32 copies of what it reads and writes, and what the implementation

@@ -13,8 +13,8 @@
 namespace quietformer {
 namespace {
 
-std::int64_t align_up(std::int64_t bytes) {
-  return (bytes + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
+std::int64_t align_up(std::int64_t bytes, std::int64_t alignment = Buffer::kAlignment) {
+  return (bytes + alignment - 1) / alignment * alignment;
 }
 
 // "blocks.3.mlp.up" -> "blocks.*.mlp.up": one line of the report for all layers.
@@ -69,13 +69,20 @@ OwnedTensor::OwnedTensor(DType dtype, const Shape& shape, Device device)
     : buffer_(std::max<std::int64_t>(1, shape.count() * size_of(dtype)), device),
       view_(buffer_.data(), dtype, shape, device) {}
 
+OwnedTensor to_device(OwnedTensor host, Device device) {
+  if (device.type == DeviceType::cpu) return host;
+  OwnedTensor there(host.view().dtype, host.view().shape, device);
+  cuda::copy(there, host);
+  return there;
+}
+
 Tensor Slot::get() const {
   if (arena_ == nullptr) return {};
   QF_EXPECTS(arena_->committed_);
   return arena_->entries_[index_].view;
 }
 
-Slot Arena::declare(std::string_view name, DType dtype, const Shape& shape) {
+Slot Arena::declare(std::string_view name, DType dtype, const Shape& shape, std::int64_t reserved) {
   QF_EXPECTS(!committed_);
   const int index = static_cast<int>(entries_.size());
   QF_EXPECTS(names_.emplace(std::string(name), index).second);
@@ -83,7 +90,7 @@ Slot Arena::declare(std::string_view name, DType dtype, const Shape& shape) {
   entry.name = name;
   entry.view = Tensor(nullptr, dtype, shape, device_);
   entry.offset = private_bytes_;
-  private_bytes_ += align_up(entry.view.bytes());
+  private_bytes_ += align_up(entry.view.bytes() + reserved * size_of(dtype), alignment_);
   entries_.push_back(std::move(entry));
   return Slot(this, index);
 }

@@ -53,6 +53,9 @@ class OwnedTensor {
   Tensor view_;
 };
 
+/// `host`, or its copy on a GPU; waits.
+OwnedTensor to_device(OwnedTensor host, Device device);
+
 class Arena;
 
 /// A tensor promised by an arena: usable once the arena is committed (before: std::logic_error).
@@ -77,12 +80,15 @@ class Slot {
 /// after commit() and committing twice are std::logic_error.
 class Arena {
  public:
-  explicit Arena(std::string name, Device device = {}) : name_(std::move(name)), device_(device) {}
+  /// Tensors start at multiples of `alignment` bytes, itself one of Buffer::kAlignment.
+  explicit Arena(std::string name, Device device = {}, std::int64_t alignment = Buffer::kAlignment)
+      : name_(std::move(name)), device_(device), alignment_(alignment) {}
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// A tensor of its own; zero after commit. Names must be unique within the arena.
-  Slot declare(std::string_view name, DType dtype, const Shape& shape);
+  /// A tensor of its own; zero after commit. Names must be unique within the arena. `reserved` more
+  /// elements behind it are padding, which nothing else uses.
+  Slot declare(std::string_view name, DType dtype, const Shape& shape, std::int64_t reserved = 0);
 
   /// A tensor in memory that all declarations of this name share (the largest one decides the
   /// size): for temporaries whose contents nobody needs after the operation that wrote them
@@ -93,6 +99,7 @@ class Arena {
   bool committed() const { return committed_; }
   std::int64_t bytes() const;  // of everything declared so far, padding included
   const std::string& name() const { return name_; }
+  std::int64_t alignment() const { return alignment_; }
 
   /// The committed memory from the first to the last unshared tensor of one type, as one flat
   /// tensor: lets the optimizer treat all parameters in one pass. Padding between tensors is zero.
@@ -117,6 +124,7 @@ class Arena {
 
   std::string name_;
   Device device_;
+  std::int64_t alignment_;
   std::vector<Entry> entries_;
   std::map<std::string, int, std::less<>> names_;
   std::map<std::string, int, std::less<>> shared_names_;

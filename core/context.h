@@ -7,6 +7,8 @@
 #include "core/probe.h"
 #include "core/random.h"
 
+struct CUstream_st;  // CUDA's name for what a cudaStream_t points to
+
 namespace quietformer {
 
 enum class Mode : std::uint8_t { evaluate, train };
@@ -24,9 +26,13 @@ struct RandomState {
 /// Where and how an operation runs. Plain data; cheap to copy.
 struct Context {
   Device device;
+  /// On a GPU: the queue that kernels, products, copies and fills join (cuda::Stream). Null is
+  /// CUDA's default stream.
+  CUstream_st* stream = nullptr;
   int threads = 1;             // at most this many; changes no result
   Mode mode = Mode::evaluate;  // dropout acts in train mode only
   bool deterministic = true;   // the CPU always is; CUDA reads this
+  bool tf32 = false;           // on a GPU: f32 products may round their operands to TF32 (10 bits)
   RandomState random;
   ProbeSink* probes = nullptr;  // null: nobody watches, layers skip the call
 };

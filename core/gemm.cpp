@@ -159,9 +159,11 @@ void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, co
   QF_EXPECTS((tb == Transpose::no ? b.shape[0] : b.shape[1]) == k);
   QF_EXPECTS((tb == Transpose::no ? b.shape[1] : b.shape[0]) == n);
   QF_EXPECTS(a.stride[1] == 1 && b.stride[1] == 1 && c.stride[1] == 1);
-  QF_EXPECTS(a.dtype == c.dtype && b.dtype == c.dtype);
+  QF_EXPECTS(a.dtype == b.dtype);
+  QF_EXPECTS(c.dtype == a.dtype || c.dtype == accumulation_dtype(a.dtype));
   if (ctx.device.type == DeviceType::cuda)
     return cuda::gemm(ctx, c, a, ta, b, tb, alpha, accumulate);
+  QF_EXPECTS(a.dtype == accumulation_dtype(a.dtype));
   const Tile size = tile_of(m, n);
   const std::int64_t row_tiles = (m + size.rows - 1) / size.rows;
   const std::int64_t col_tiles = (n + size.cols - 1) / size.cols;

@@ -16,9 +16,10 @@ enum class Accumulate : std::uint8_t { overwrite, add };
 
 /// C = alpha * op(A) op(B), or C += that. op(A) is (M, K), op(B) is (K, N), C is (M, N).
 /// Matrices are 2-D views with unit inner stride and any row stride; C overlaps neither input.
-/// f32 or f64, all three alike; accumulation in the same type. On the CPU the result does not
-/// depend on the number of threads: the output is cut into tiles that depend on (M, N, K) alone.
-/// Sizes or types that do not fit are std::logic_error.
+/// f32 or f64, all three alike; accumulation in the same type. On a GPU A and B may also both be
+/// bf16 or both f16: sums are then f32, and C is of that type or f32. On the CPU the result does
+/// not depend on the number of threads: the output is cut into tiles that depend on (M, N, K)
+/// alone. Sizes or types that do not fit are std::logic_error.
 void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, const Tensor& b,
           Transpose tb, double alpha = 1.0, Accumulate accumulate = Accumulate::overwrite);
 

@@ -49,12 +49,26 @@ void fill(const Tensor& value, const Init& init, RandomKey key) {
   });
 }
 
+std::int64_t padding_of(const Shape& shape, Device device) {
+  if (device.type == DeviceType::cpu || shape.rank != 2) return 0;
+  return (kRowPadding - shape[0] % kRowPadding) % kRowPadding * shape[1];
+}
+
 }  // namespace
 
+ParameterList::ParameterList(DType dtype, Device device) : dtype_(dtype), device_(device) {
+  if (dtype != master_dtype() && device.type == DeviceType::cpu)
+    throw InputError(std::string(name_of(dtype)) +
+                     " parameters: found the CPU, which computes in f32 and f64; expected a GPU");
+}
+
 Parameter ParameterList::add(std::string name, const Shape& shape, Init init) {
+  const std::int64_t padding = padding_of(shape, device_);
   Parameter p;
-  p.value = values_.declare(name, dtype_, shape);
-  p.grad = grads_.declare(name, dtype_, shape);
+  p.value = values_.declare(name, dtype_, shape, padding);
+  p.master =
+      dtype_ == master_dtype() ? p.value : masters_.declare(name, master_dtype(), shape, padding);
+  p.grad = grads_.declare(name, master_dtype(), shape, padding);
   p.init = init;
   p.decay = shape.rank >= 2 ? Decay::yes : Decay::no;
   p.name = std::move(name);
@@ -64,36 +78,59 @@ Parameter ParameterList::add(std::string name, const Shape& shape, Init init) {
 
 void ParameterList::commit() {
   values_.commit();
+  if (dtype_ != master_dtype()) masters_.commit();
   grads_.commit();
 }
 
 void ParameterList::initialise(std::uint64_t seed) {
   zero_grad();
   for (const Parameter& p : parameters_) {
-    const Tensor value = p.value;
+    const Tensor master = p.master;
     const RandomKey key = stream_key(seed, RandomPurpose::initialisation, name_hash(p.name), 0);
     if (device_.type == DeviceType::cpu) {
-      fill(value, p.init, key);
+      fill(master, p.init, key);
     } else {
-      const OwnedTensor host(dtype_, value.shape);
+      const OwnedTensor host(master.dtype, master.shape);
       fill(host, p.init, key);
-      cuda::copy(value, host);
+      cuda::copy(master, host);
     }
   }
+  if (dtype_ == master_dtype()) return;
+  Context ctx;
+  ctx.device = device_;
+  update_values(ctx);
+  cuda::synchronize(device_);
+}
+
+void ParameterList::zero_grad(const Context& ctx) {
+  QF_EXPECTS(ctx.device == device_);
+  const Tensor grads = grads_.flat(master_dtype());
+  if (device_.type == DeviceType::cpu) return fill_zero(grads);
+  cuda::fill(ctx, grads, 0);
 }
 
 void ParameterList::zero_grad() {
-  const Tensor grads = grads_.flat(dtype_);
-  if (device_.type == DeviceType::cpu) return fill_zero(grads);
   Context ctx;
   ctx.device = device_;
-  cuda::fill(ctx, grads, 0);
+  if (device_.type == DeviceType::cuda) cuda::synchronize(device_);
+  zero_grad(ctx);
+  if (device_.type == DeviceType::cuda) cuda::synchronize(device_);
+}
+
+void ParameterList::update_values(const Context& ctx) {
+  QF_EXPECTS(ctx.device == device_);
+  if (dtype_ == master_dtype()) return;
+  cuda::convert(ctx, values_.flat(dtype_), masters_.flat(master_dtype()));
 }
 
 const Parameter* ParameterList::find(std::string_view name) const {
   for (const Parameter& p : parameters_)
     if (p.name == name) return &p;
   return nullptr;
+}
+
+std::int64_t ParameterList::padding(const Parameter& parameter) const {
+  return padding_of(parameter.value.get().shape, device_);
 }
 
 std::int64_t ParameterList::count() const {

@@ -1,5 +1,7 @@
 #include "layers/block.h"
 
+#include <utility>
+
 #include "layers/initialisation.h"
 #include "layers/rows.h"
 
@@ -47,29 +49,41 @@ Tensor ResidualBranch::sized(const Slot& slot, BatchShape shape) const {
   return fit(slot, {shape.batch, shape.tokens, dim_});
 }
 
+FollowingNorm ResidualBranch::following(BatchShape shape) {
+  if (structure_ == NormStructure::post) return {};
+  normed_already_ = true;
+  return {&norm_, sized(normed_, shape)};
+}
+
 Tensor ResidualBranch::input(const Context& ctx, const Tensor& x) {
   shape_ = {x.shape[0], x.shape[1]};
   if (structure_ == NormStructure::post) return x;
   const Tensor normed = sized(normed_, shape_);
-  norm_.forward(ctx, normed, x);
+  if (!std::exchange(normed_already_, false)) norm_.forward(ctx, normed, x);
   return normed;
 }
 
-void ResidualBranch::join(const Context& ctx, const Tensor& y, const Tensor& x) {
+void ResidualBranch::join(const Context& ctx, const Tensor& y, const Tensor& x,
+                          const FollowingNorm& next) {
   Tensor branch = sized(branch_, shape_);
   if (post_norm_) {
     const Tensor joined = sized(joined_, shape_);
     post_norm_->forward(ctx, joined, branch);
     branch = joined;
   }
-  dropout_apply(ctx, dropout_, branch, branch);
-  if (structure_ == NormStructure::post) {
-    const Tensor sum = sized(sum_, shape_);
-    residual_forward(ctx, sum, x, branch, alpha_, gain_.value);
-    norm_.forward(ctx, y, sum);
-  } else {
-    residual_forward(ctx, y, x, branch, alpha_, gain_.value);
+  Join join{x, branch, y, alpha_, gain_.master, dropout_};
+  // The gradient of the gain reads the branch as it is after dropout.
+  if (gain_.value) {
+    dropout_apply(ctx, dropout_, branch, branch);
+    join.dropout.probability = 0;
   }
+  if (structure_ == NormStructure::post) {
+    join.sum = sized(sum_, shape_);
+    return norm_.forward(ctx, y, join);
+  }
+  if (next.norm != nullptr) return next.norm->forward(ctx, next.normed, join);
+  dropout_apply(ctx, join.dropout, branch, branch);
+  residual_forward(ctx, y, x, branch, alpha_, gain_.master);
 }
 
 Tensor ResidualBranch::join_backward(const Context& ctx, const Tensor& gradient) {
@@ -78,7 +92,7 @@ Tensor ResidualBranch::join_backward(const Context& ctx, const Tensor& gradient)
   Tensor current = gradient;  // stays there as long as nothing changes it
   if (gain_.value) {
     const Tensor branch = sized(post_norm_ ? joined_ : branch_, shape_);
-    residual_backward_gain(ctx, d_branch, gain_.grad, current, branch, gain_.value);
+    residual_backward_gain(ctx, d_branch, gain_.grad, current, branch, gain_.master);
     current = d_branch;
   }
   if (active(ctx, dropout_)) {
@@ -119,13 +133,14 @@ void Block::declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose 
   mlp_.declare(arena, shape, purpose);
 }
 
-void Block::forward(const Context& ctx, const Tensor& y, const Tensor& x) {
+void Block::forward(const Context& ctx, const Tensor& y, const Tensor& x,
+                    const FollowingNorm& next) {
   const BatchShape shape{x.shape[0], x.shape[1]};
   const Tensor middle = fit(middle_, x.shape);
   attention_.forward(ctx, branch1_.output(shape), branch1_.input(ctx, x));
-  branch1_.join(ctx, middle, x);
+  branch1_.join(ctx, middle, x, branch2_.following(shape));
   mlp_.forward(ctx, branch2_.output(shape), branch2_.input(ctx, middle));
-  branch2_.join(ctx, y, middle);
+  branch2_.join(ctx, y, middle, next);
   record(ctx, output_name_, y);
 }
 

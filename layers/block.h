@@ -12,6 +12,13 @@
 
 namespace quietformer {
 
+/// The norm that reads a sum next, and where it writes: the sum and the norm are then one pass on a
+/// GPU. No norm: nothing follows at once.
+struct FollowingNorm {
+  Norm* norm = nullptr;
+  Tensor normed;
+};
+
 /// What surrounds a sublayer f (f is called by the owner, between input() and join()):
 ///   pre     y = x + g * drop(f(norm(x)))
 ///   post    y = norm(alpha x + g * drop(f(x)))       alpha: DeepNet's (2 layers)^(1/4)
@@ -25,12 +32,15 @@ class ResidualBranch {
                  const ModelConfig& model, std::uint32_t layer);
   void declare(Arena& arena, BatchShape shape, Purpose purpose);
 
+  /// For the join() that writes this branch's x: input() then has nothing left to do. No norm where
+  /// none is read first.
+  FollowingNorm following(BatchShape shape);
   /// What f reads; x must stay unchanged until backward.
   Tensor input(const Context& ctx, const Tensor& x);
   /// Where f writes.
   Tensor output(BatchShape shape) const { return sized(branch_, shape); }
-  /// Then: writes y, which may alias x when no backward follows.
-  void join(const Context& ctx, const Tensor& y, const Tensor& x);
+  /// Then: writes y, which may alias x when no backward follows, and what `next` says.
+  void join(const Context& ctx, const Tensor& y, const Tensor& x, const FollowingNorm& next = {});
 
   /// Backward, in opposite order. `gradient` holds that of y and may be overwritten in the process.
   /// Returns the gradient of f's output.
@@ -55,6 +65,7 @@ class ResidualBranch {
   Slot normed_, branch_, joined_, sum_;  // saved; joined_: hybrid's normed branch, sum_: post
   Slot d_branch_, d_input_;              // shared
   BatchShape shape_;                     // of the last forward
+  bool normed_already_ = false;          // by the join() before
 };
 
 /// y = block(x), (B,T,C). x must stay unchanged until backward; y may alias x only in inference.
@@ -65,9 +76,16 @@ class Block {
   Block(ParameterList& parameters, const std::string& path, const ModelConfig& model,
         const AttentionConfig& attention, std::uint32_t layer, const Rotary* rotary);
   void declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose purpose);
-  void forward(const Context& ctx, const Tensor& y, const Tensor& x);
+  /// `next` is the norm that reads y next.
+  void forward(const Context& ctx, const Tensor& y, const Tensor& x,
+               const FollowingNorm& next = {});
+  /// For the block before, or the embedding.
+  FollowingNorm following(BatchShape shape) { return branch1_.following(shape); }
   /// In place: `gradient` is that of y before and that of x after.
   void backward(const Context& ctx, const Tensor& gradient);
+  void set_schedule_step(const Context& ctx, std::int64_t step) {
+    attention_.set_schedule_step(ctx, step);
+  }
   void set_schedule_step(std::int64_t step) { attention_.set_schedule_step(step); }
 
  private:

@@ -37,19 +37,34 @@ struct LogSumExp {
 };
 
 void check_shapes(const Tensor& logits, const Tensor& targets, const Tensor& row_lse) {
-  QF_EXPECTS(logits.contiguous() && targets.contiguous() && targets.dtype == DType::i32);
+  const bool strided = logits.device.type == DeviceType::cuda && logits.shape.rank == 2 &&
+                       logits.stride[1] == 1 && logits.stride[0] >= logits.shape[1];
+  QF_EXPECTS(logits.shape.rank >= 2 && (logits.contiguous() || strided));
+  QF_EXPECTS(targets.contiguous() && targets.dtype == DType::i32);
   QF_EXPECTS(targets.count() == rows_of(logits) && row_lse.count() == rows_of(logits));
+  QF_EXPECTS(row_lse.dtype == accumulation_dtype(logits.dtype));
+}
+
+void check_gradient(const Tensor& d_logits, const Tensor& logits) {
+  QF_EXPECTS(d_logits.shape == logits.shape && d_logits.dtype == logits.dtype);
+  for (int i = 0; i < logits.shape.rank; ++i)
+    QF_EXPECTS(logits.shape[i] == 1 || d_logits.stride[i] == logits.stride[i]);
 }
 
 }  // namespace
 
 void cross_entropy_forward(const Context& ctx, const Tensor& loss, const Tensor& row_loss,
-                           const Tensor& row_lse, const Tensor& logits, const Tensor& targets) {
+                           const Tensor& row_lse, const Tensor& logits, const Tensor& targets,
+                           const LossGradient& gradient) {
   check_shapes(logits, targets, row_lse);
   QF_EXPECTS(loss.dtype == DType::f64 && loss.count() == 2 && row_loss.count() == row_lse.count());
-  QF_EXPECTS(row_loss.dtype == logits.dtype && row_lse.dtype == logits.dtype);
+  QF_EXPECTS(row_loss.dtype == row_lse.dtype);
+  if (gradient.d_logits) check_gradient(gradient.d_logits, logits);
+  QF_EXPECTS(!gradient.dynamic_scale ||
+             (gradient.dynamic_scale.dtype == DType::f32 && gradient.dynamic_scale.count() == 1));
   if (ctx.device.type == DeviceType::cuda)
-    return cuda::cross_entropy_forward(ctx, loss, row_loss, row_lse, logits, targets);
+    return cuda::cross_entropy_forward(ctx, loss, row_loss, row_lse, logits, targets, gradient);
+  QF_EXPECTS(!gradient.dynamic_scale);
   const std::int64_t rows = rows_of(logits), n = columns_of(logits);
   const std::int32_t* target = targets.as<std::int32_t>();
   dispatch_floating(logits.dtype, [&]<class T>() {
@@ -72,14 +87,16 @@ void cross_entropy_forward(const Context& ctx, const Tensor& loss, const Tensor&
     loss.as<double>()[0] = valid > 0 ? sum / valid : 0;
     loss.as<double>()[1] = valid;
   });
+  if (gradient.d_logits)
+    cross_entropy_backward(ctx, gradient.d_logits, logits, targets, loss, row_lse, gradient.scale);
 }
 
 void cross_entropy_backward(const Context& ctx, const Tensor& d_logits, const Tensor& logits,
                             const Tensor& targets, const Tensor& loss, const Tensor& row_lse,
                             double scale) {
   check_shapes(logits, targets, row_lse);
-  QF_EXPECTS(d_logits.shape == logits.shape && d_logits.dtype == logits.dtype);
-  QF_EXPECTS(d_logits.contiguous() && loss.dtype == DType::f64);
+  check_gradient(d_logits, logits);
+  QF_EXPECTS(loss.dtype == DType::f64);
   if (ctx.device.type == DeviceType::cuda)
     return cuda::cross_entropy_backward(ctx, d_logits, logits, targets, loss, row_lse, scale);
   const std::int64_t n = columns_of(logits);

@@ -12,20 +12,20 @@ namespace quietformer {
 namespace {
 
 void check_shapes(const Tensor& y, const Tensor& tokens, const Tensor& weight,
-                  const Tensor& positions) {
+                  const Tensor& positions, DType dtype) {
   QF_EXPECTS(y.shape.rank == 3 && y.contiguous() && weight.contiguous() && tokens.contiguous());
   QF_EXPECTS(tokens.shape == (Shape{y.shape[0], y.shape[1]}) && tokens.dtype == DType::i32);
-  QF_EXPECTS(weight.shape.rank == 2 && weight.shape[1] == y.shape[2] && weight.dtype == y.dtype);
+  QF_EXPECTS(weight.shape.rank == 2 && weight.shape[1] == y.shape[2] && weight.dtype == dtype);
   QF_EXPECTS(!positions || (positions.shape.rank == 2 && positions.contiguous() &&
                             positions.shape[0] >= y.shape[1] && positions.shape[1] == y.shape[2] &&
-                            positions.dtype == y.dtype));
+                            positions.dtype == dtype));
 }
 
 }  // namespace
 
 void embedding_forward(const Context& ctx, const Tensor& y, const Tensor& tokens,
                        const Tensor& weight, const Tensor& positions, double scale) {
-  check_shapes(y, tokens, weight, positions);
+  check_shapes(y, tokens, weight, positions, y.dtype);
   if (ctx.device.type == DeviceType::cuda)
     return cuda::embedding_forward(ctx, y, tokens, weight, positions, scale);
   const std::int64_t length = y.shape[1], n = y.shape[2], vocab = weight.shape[0];
@@ -52,7 +52,7 @@ void embedding_forward(const Context& ctx, const Tensor& y, const Tensor& tokens
 
 void embedding_backward(const Context& ctx, const Tensor& d_weight, const Tensor& d_positions,
                         const Tensor& dy, const Tensor& tokens, double scale) {
-  check_shapes(dy, tokens, d_weight, d_positions);
+  check_shapes(dy, tokens, d_weight, d_positions, accumulation_dtype(dy.dtype));
   if (ctx.device.type == DeviceType::cuda)
     return cuda::embedding_backward(ctx, d_weight, d_positions, dy, tokens, scale);
   const std::int64_t length = dy.shape[1], n = dy.shape[2], rows = rows_of(dy);

@@ -15,7 +15,7 @@ void embedding_forward(const Context& ctx, const Tensor& y, const Tensor& tokens
                        const Tensor& weight, const Tensor& positions, double scale = 1);
 
 /// d_weight[tokens[b,t]] += scale * dy[b,t], in the order of (b, t) for every row of d_weight;
-/// d_positions[t] += sum over b of dy[b,t], where present.
+/// d_positions[t] += sum over b of dy[b,t], where present. Both have the accumulation type of dy.
 void embedding_backward(const Context& ctx, const Tensor& d_weight, const Tensor& d_positions,
                         const Tensor& dy, const Tensor& tokens, double scale = 1);
 

@@ -43,13 +43,16 @@ Gpt::Gpt(const ModelConfig& model, const AttentionConfig& attention, ParameterLi
       dropout_{model_.dropout, 0, DropoutSite::embedding},
       embedding_(parameters, embedding_of(model_)) {
   if (find_position(model_.position) == PositionKind::rotary)
-    rotary_.emplace(dtype_, model_, attention);
+    rotary_.emplace(parameters.master_dtype(), model_, attention, parameters.device());
   blocks_.reserve(static_cast<std::size_t>(model_.layers));
   for (std::int64_t layer = 0; layer < model_.layers; ++layer)
     blocks_.emplace_back(parameters, fmt::format("blocks.{}", layer), model_, attention,
                          static_cast<std::uint32_t>(layer), rotary_ ? &*rotary_ : nullptr);
   if (find_norm_structure(model_.norm_structure) != NormStructure::post)
     norm_.emplace(parameters, "norm", find_norm(model_.norm), model_.dim, model_.norm_eps);
+  const std::int64_t padding =
+      parameters.device().type == DeviceType::cuda ? kRowPadding : std::int64_t{1};
+  columns_ = (model_.vocab + padding - 1) / padding * padding;
   head_ = model_.tied ? embedding_.tokens()
                       : parameters.add("head.weight", {model_.vocab, model_.dim},
                                        projection_init(model_, Projection::inner, model_.dim,
@@ -69,10 +72,10 @@ void Gpt::declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose pu
     norm_->declare(arena, shape.rows(), purpose);
     normed_ = declare_saved(arena, purpose, "norm", "normed", dtype_, stream);
   }
-  logits_ = arena.declare("logits", dtype_, {shape.rows(), model_.vocab});
+  logits_ = arena.declare("logits", dtype_, {shape.rows(), columns_});
   loss_ = arena.declare("loss", DType::f64, {2});
-  row_loss_ = arena.declare("token_loss", dtype_, {shape.rows()});
-  row_lse_ = arena.declare("token_lse", dtype_, {shape.rows()});
+  row_loss_ = arena.declare("token_loss", accumulation_dtype(dtype_), {shape.rows()});
+  row_lse_ = arena.declare("token_lse", accumulation_dtype(dtype_), {shape.rows()});
   if (purpose == Purpose::inference) return;
   gradient_ = arena.declare_shared("d_residual", dtype_, stream);
   d_input_ = arena.declare_shared("d_input", dtype_, stream);
@@ -80,6 +83,27 @@ void Gpt::declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose pu
 
 Tensor Gpt::residual(std::size_t index, BatchShape shape) const {
   return fit(residuals_[index], {shape.batch, shape.tokens, model_.dim});
+}
+
+/// What reads the output of a block first.
+FollowingNorm Gpt::following(std::size_t block, BatchShape shape) {
+  if (block + 1 < blocks_.size()) return blocks_[block + 1].following(shape);
+  if (!norm_) return {};
+  return {&*norm_, fit(normed_, {shape.batch, shape.tokens, model_.dim})};
+}
+
+/// The head's weight or gradient with its padding, and logits to go with it.
+Tensor Gpt::padded_head(const Slot& slot) const {
+  const Tensor head = slot;
+  return Tensor(head.data, head.dtype, {columns_, model_.dim}, head.device);
+}
+
+Tensor Gpt::padded_logits(std::int64_t rows) const {
+  return fit(logits_, {rows, columns_});
+}
+
+Tensor Gpt::logits_of(std::int64_t rows) const {
+  return padded_logits(rows).slice(1, 0, model_.vocab);
 }
 
 Tensor Gpt::forward(const Context& ctx, const Tensor& tokens, LogitRows rows) {
@@ -92,30 +116,42 @@ Tensor Gpt::forward(const Context& ctx, const Tensor& tokens, LogitRows rows) {
   dropout_apply(ctx, dropout_, x, x);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const Tensor y = residual(i + 1, shape);
-    blocks_[i].forward(ctx, y, x);
+    blocks_[i].forward(ctx, y, x, following(i, shape));
     x = y;
   }
   features_ = x;
-  if (norm_) {
-    features_ = fit(normed_, x.shape);
-    norm_->forward(ctx, features_, x);
-  }
+  if (norm_) features_ = fit(normed_, x.shape);  // written with the last block's output
   Tensor in = features_.reshape({shape.rows(), model_.dim});
   if (rows == LogitRows::last) {  // every T-th row, from the T-th on
     in = in.slice(0, shape.tokens - 1, shape.rows() - shape.tokens + 1);
     in.shape[0] = shape.batch;
     in.stride[0] *= shape.tokens;
   }
-  const Tensor logits = fit(logits_, {in.shape[0], model_.vocab});
-  linear_forward(ctx, logits, in, head_.value, {});
-  return logits.reshape({shape.batch, in.shape[0] / shape.batch, model_.vocab});
+  linear_forward(ctx, padded_logits(in.shape[0]), in, padded_head(head_.value), {});
+  Tensor logits = logits_of(in.shape[0]);
+  logits.shape = {shape.batch, in.shape[0] / shape.batch, model_.vocab};
+  logits.stride = {logits.shape[1] * columns_, columns_, 1};
+  return logits;
 }
 
 void Gpt::forward_loss(const Context& ctx, const Tensor& tokens, const Tensor& targets) {
-  const Tensor logits = forward(ctx, tokens);
+  forward(ctx, tokens);
   targets_ = targets;
   const Shape rows{targets.count()};
-  cross_entropy_forward(ctx, loss_, fit(row_loss_, rows), fit(row_lse_, rows), logits, targets);
+  cross_entropy_forward(ctx, loss_, fit(row_loss_, rows), fit(row_lse_, rows), logits_of(rows[0]),
+                        targets);
+}
+
+void Gpt::forward_backward(const Context& ctx, const Tensor& tokens, const Tensor& targets,
+                           const LossScale& scale) {
+  QF_EXPECTS(gradient_);
+  forward(ctx, tokens);
+  targets_ = targets;
+  const Shape rows{targets.count()};
+  const Tensor logits = logits_of(rows[0]);
+  cross_entropy_forward(ctx, loss_, fit(row_loss_, rows), fit(row_lse_, rows), logits, targets,
+                        {logits, scale.scale, scale.dynamic});
+  backward_from_logits(ctx);
 }
 
 Tensor Gpt::token_losses() const {
@@ -124,22 +160,31 @@ Tensor Gpt::token_losses() const {
 
 void Gpt::backward(const Context& ctx, double loss_scale) {
   QF_EXPECTS(gradient_ && targets_);
-  const BatchShape shape{targets_.shape[0], targets_.shape[1]};
-  const Tensor logits = fit(logits_, {shape.batch, shape.tokens, model_.vocab});
-  cross_entropy_backward(ctx, logits, logits, targets_, loss_, fit(row_lse_, {shape.rows()}),
-                         loss_scale);
-  linear_backward_parameters(ctx, head_.grad, {}, logits, features_);
+  const Shape rows{targets_.count()};
+  const Tensor logits = logits_of(rows[0]);
+  cross_entropy_backward(ctx, logits, logits, targets_, loss_, fit(row_lse_, rows), loss_scale);
+  backward_from_logits(ctx);
+}
+
+/// The logits hold their gradient.
+void Gpt::backward_from_logits(const Context& ctx) {
+  const Tensor logits = padded_logits(targets_.count()), head = padded_head(head_.value);
+  linear_backward_parameters(ctx, padded_head(head_.grad), {}, logits, features_);
   const Tensor gradient = fit(gradient_, features_.shape);
   if (norm_) {
     const Tensor d_features = fit(d_input_, features_.shape);
-    linear_backward_input(ctx, d_features, logits, head_.value);
+    linear_backward_input(ctx, d_features, logits, head);
     norm_->backward(ctx, gradient, d_features);
   } else {
-    linear_backward_input(ctx, gradient, logits, head_.value);
+    linear_backward_input(ctx, gradient, logits, head);
   }
   for (std::size_t i = blocks_.size(); i-- > 0;) blocks_[i].backward(ctx, gradient);
   dropout_apply(ctx, dropout_, gradient, gradient);
   embedding_.backward(ctx, gradient);
+}
+
+void Gpt::set_schedule_step(const Context& ctx, std::int64_t step) {
+  for (Block& block : blocks_) block.set_schedule_step(ctx, step);
 }
 
 void Gpt::set_schedule_step(std::int64_t step) {

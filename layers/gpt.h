@@ -32,8 +32,8 @@ class Gpt {
   void declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose purpose);
 
   /// tokens i32 (B,T), up to the declared sizes -> logits (B,T,V), or (B,1,V) of the last tokens.
-  /// They live in the arena until the next forward or backward. InputError for an id outside the
-  /// vocabulary.
+  /// They live in the arena until the next forward or backward. On a GPU rows of logits may lie
+  /// further apart than V. InputError for an id outside the vocabulary (on a GPU: NaN).
   Tensor forward(const Context& ctx, const Tensor& tokens, LogitRows rows = LogitRows::all);
 
   /// forward() and the cross-entropy of targets i32 (B,T) (negative: ignored), left in loss().
@@ -44,18 +44,34 @@ class Gpt {
   /// Loss of every target, (B,T) of the last forward_loss(), 0 where ignored.
   Tensor token_losses() const;
 
+  /// One micro-batch of training: forward_loss() and backward() with scale.scale times, on a GPU,
+  /// scale.dynamic (f32 (1) there, or absent), and in one pass over the logits.
+  struct LossScale {
+    double scale = 1;
+    Tensor dynamic;
+  };
+  void forward_backward(const Context& ctx, const Tensor& tokens, const Tensor& targets,
+                        const LossScale& scale);
+
   /// After forward_loss() in an arena declared for training: adds loss_scale times the gradient of
   /// loss()[0] to the parameters' gradients. Overwrites the logits. tokens and targets must be as
   /// in forward_loss(), and ctx's mode and random state too.
   void backward(const Context& ctx, double loss_scale = 1);
 
-  /// Moves scheduled attention parameters (n, sigmoid_bias) to optimizer step `step`.
+  /// Moves scheduled attention parameters (n, sigmoid_bias) to optimizer step `step`, in the order
+  /// of ctx.stream's work; without a context waits for the whole GPU.
+  void set_schedule_step(const Context& ctx, std::int64_t step);
   void set_schedule_step(std::int64_t step);
 
   const ModelConfig& config() const { return model_; }
 
  private:
   Tensor residual(std::size_t index, BatchShape shape) const;
+  FollowingNorm following(std::size_t block, BatchShape shape);
+  Tensor padded_head(const Slot& slot) const;
+  Tensor padded_logits(std::int64_t rows) const;
+  Tensor logits_of(std::int64_t rows) const;
+  void backward_from_logits(const Context& ctx);
 
   ModelConfig model_;
   std::string embedding_name_ = "embedding";
@@ -67,6 +83,7 @@ class Gpt {
   std::optional<Norm> norm_;
   Parameter head_;  // the token embedding when tied
 
+  std::int64_t columns_;  // of logits: the vocabulary, on a GPU padded
   BatchShape declared_;
   std::vector<Slot> residuals_;  // saved: block inputs, and the last block's output
   Slot normed_, logits_, loss_, row_loss_, row_lse_;

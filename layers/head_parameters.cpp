@@ -3,12 +3,16 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/cuda/memory.h"
+#include "layers/residual.h"
+
 namespace quietformer {
 namespace {
 
 using Kind = HeadParameterConfig::Kind;
 
-void fill(const Tensor& tensor, double value) {
+void fill(const Context& ctx, const Tensor& tensor, double value) {
+  if (ctx.device.type == DeviceType::cuda) return cuda::fill(ctx, tensor, value);
   dispatch_floating(tensor.dtype,
                     [&]<class T>() { std::fill_n(tensor.as<T>(), tensor.count(), T(value)); });
 }
@@ -17,7 +21,7 @@ void fill(const Tensor& tensor, double value) {
 
 HeadParameters::HeadParameters(ParameterList& parameters, const std::string& path,
                                const ModelConfig& model, const AttentionConfig& attention)
-    : heads_(model.heads), dtype_(parameters.dtype()) {
+    : heads_(model.heads), dtype_(parameters.master_dtype()), device_(parameters.device()) {
   const double minus_log_context = -std::log(static_cast<double>(model.context));
   const NormalizerInfo& info = find_normalizer(attention.normalizer);
   for (int i = 0; i < static_cast<int>(info.parameters.size()); ++i) {
@@ -39,23 +43,28 @@ void HeadParameters::add(int index, const HeadParameterConfig& config, double mi
     entry.parameter = parameters.add(name, {heads_}, Init::constant(config.init));
     return;
   }
-  entry.constant = OwnedTensor(dtype_, {heads_});
+  const Context host;
+  OwnedTensor constant(dtype_, {heads_});
   switch (config.kind) {
     case Kind::fixed:
-      return fill(entry.constant, config.values.at(0));
+      fill(host, constant, config.values.at(0));
+      break;
     case Kind::minus_log_context:
-      return fill(entry.constant, minus_log_context);
+      fill(host, constant, minus_log_context);
+      break;
     case Kind::per_head:
       for (std::int64_t h = 0; h < heads_; ++h)
-        fill(entry.constant.view().slice(0, h, 1), config.values.at(h));
-      return;
+        fill(host, constant.view().slice(0, h, 1), config.values.at(h));
+      break;
     case Kind::scheduled:
       entry.scheduled = config;
       entry.follows_schedule = true;
-      return set_schedule_step(0);
+      fill(host, constant, config.from);
+      break;
     case Kind::learned:
       return;  // handled above
   }
+  entry.constant = to_device(std::move(constant), device_);
 }
 
 void HeadParameters::declare(Arena& arena, Purpose purpose) {
@@ -73,34 +82,42 @@ void HeadParameters::set(AttentionProblem& problem, Memory memory) const {
     if (!entry.parameter.value)
       problem.head_parameters[i] = entry.constant.view();
     else
-      problem.head_parameters[i] =
-          memory == Memory::slots ? entry.parameter.value.get() : Tensor(nullptr, dtype_, {heads_});
+      problem.head_parameters[i] = memory == Memory::slots
+                                       ? entry.parameter.master.get()
+                                       : Tensor(nullptr, dtype_, {heads_}, device_);
   }
 }
 
 void HeadParameters::set_gradients(AttentionProblem& problem, Memory memory) const {
   for (int i = 0; i < kMaxHeadParameters; ++i)
     if (entries_[i].gradient)
-      problem.d_head_parameters[i] =
-          memory == Memory::slots ? entries_[i].gradient.get() : Tensor(nullptr, dtype_, {heads_});
+      problem.d_head_parameters[i] = memory == Memory::slots
+                                         ? entries_[i].gradient.get()
+                                         : Tensor(nullptr, dtype_, {heads_}, device_);
 }
 
-void HeadParameters::accumulate_gradients() const {
+void HeadParameters::accumulate_gradients(const Context& ctx) const {
   for (const Entry& entry : entries_) {
     if (!entry.gradient) continue;
-    const Tensor sum = entry.parameter.grad, add = entry.gradient;
-    dispatch_floating(dtype_, [&]<class T>() {
-      for (std::int64_t h = 0; h < heads_; ++h) sum.as<T>()[h] += add.as<T>()[h];
-    });
+    const Tensor sum = entry.parameter.grad;
+    residual_forward(ctx, sum, sum, entry.gradient, 1, {});
   }
 }
 
 void HeadParameters::set_schedule_step(std::int64_t step) {
+  Context ctx;
+  ctx.device = device_;
+  if (device_.type == DeviceType::cuda) cuda::synchronize(device_);
+  set_schedule_step(ctx, step);
+  if (device_.type == DeviceType::cuda) cuda::synchronize(device_);
+}
+
+void HeadParameters::set_schedule_step(const Context& ctx, std::int64_t step) {
   for (const Entry& entry : entries_) {
     if (!entry.follows_schedule) continue;
     const HeadParameterConfig& line = entry.scheduled;
     const double part = std::min(1.0, static_cast<double>(step) / static_cast<double>(line.steps));
-    fill(entry.constant, line.from + (line.to - line.from) * part);
+    fill(ctx, entry.constant, line.from + (line.to - line.from) * part);
   }
 }
 

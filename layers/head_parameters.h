@@ -15,7 +15,8 @@ namespace quietformer {
 /// Whether a problem refers to memory, or to shapes only because nothing is committed yet.
 enum class Memory : std::uint8_t { shapes, slots };
 
-/// For every parameter of the configured normaliser:
+/// For every parameter of the configured normaliser, on the parameters' device and in the type that
+/// goes with sums (a learned one is its master):
 ///   n             fixed, per head or scheduled: a constant (H); learned: its logarithm is trained
 ///   sink_logit    n learned: Parameter `path.sink_logit` (H), starting at ln(n.init)
 ///   sigmoid_bias  fixed, per head, scheduled or -ln(context): a constant (H); learned: Parameter
@@ -30,9 +31,11 @@ class HeadParameters {
   void set(AttentionProblem& problem, Memory memory) const;
   void set_gradients(AttentionProblem& problem, Memory memory) const;
   /// After the attention's backward: adds its gradients to the parameters'.
-  void accumulate_gradients() const;
+  void accumulate_gradients(const Context& ctx) const;
 
-  /// Moves scheduled values to optimizer step `step`: from + (to - from) min(1, step / steps).
+  /// Moves scheduled values to optimizer step `step`: from + (to - from) min(1, step / steps). In
+  /// the order of ctx.stream's work, or waiting for the whole GPU.
+  void set_schedule_step(const Context& ctx, std::int64_t step);
   void set_schedule_step(std::int64_t step);
 
  private:
@@ -48,7 +51,8 @@ class HeadParameters {
 
   std::array<Entry, kMaxHeadParameters> entries_;
   std::int64_t heads_;
-  DType dtype_;
+  DType dtype_;  // of values and gradients
+  Device device_;
 };
 
 }  // namespace quietformer

@@ -16,9 +16,10 @@
 // are the caller's bugs (std::logic_error); token ids and configurations come from users
 // (InputError).
 //
-// Tensors are contiguous. A layer works in the type of its ParameterList (f32, or f64 for checks)
-// and on its device, which is ctx.device and every tensor's. Activations are (B, T, C); operations
-// without a sequence take any leading dimensions as rows.
+// Tensors are contiguous. A layer works in the type of its ParameterList (f32, or f64 for checks;
+// on a GPU also bf16 and f16, whose statistics and parameters' gradients are f32) and on its
+// device, which is ctx.device and every tensor's. Activations are (B, T, C); operations without a
+// sequence take any leading dimensions as rows.
 //
 // Operations are free functions on tensors (layernorm_forward, gelu_backward, ...), documented in
 // their headers and tested one by one; layer classes hold parameters and saved slots and call them.

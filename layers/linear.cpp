@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/cuda/gemm.h"
 #include "layers/cuda/operations.h"
 #include "layers/rows.h"
 
@@ -25,15 +26,54 @@ void copy_to_rows(const Context& ctx, const Tensor& y, const Tensor& bias) {
   });
 }
 
+/// Whether a product on a GPU may take work of its neighbours.
+bool fuses(const Context& ctx, const Tensor& t) {
+  return ctx.device.type == DeviceType::cuda && t.dtype != DType::f64;
+}
+
+bool fuses_gelu(const Context& ctx, GeluForm form, const Tensor& t) {
+  return fuses(ctx, t) && form == GeluForm::tanh && t.dtype != DType::f32;
+}
+
 }  // namespace
 
 void linear_forward(const Context& ctx, const Tensor& y, const Tensor& x, const Tensor& weight,
                     const Tensor& bias) {
   const Tensor out = as_matrix(y);
+  if (bias && fuses(ctx, out)) {
+    QF_EXPECTS(bias.count() == out.shape[1] && bias.dtype == out.dtype && bias.contiguous());
+    if (cuda::gemm_with(ctx, out, as_matrix(x), Transpose::no, weight, Transpose::yes,
+                        {cuda::Epilogue::Kind::bias, bias, {}}))
+      return;
+  }
   // The product is added to the bias: cheaper than adding the bias to the product.
   if (bias) copy_to_rows(ctx, out, bias);
   gemm(ctx, out, as_matrix(x), Transpose::no, weight, Transpose::yes, 1.0,
        bias ? Accumulate::add : Accumulate::overwrite);
+}
+
+void linear_gelu_forward(const Context& ctx, GeluForm form, const Tensor& y, const Tensor& z,
+                         const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  if (bias && fuses_gelu(ctx, form, y)) {
+    QF_EXPECTS(y.shape == z.shape && z.dtype == y.dtype && bias.dtype == y.dtype);
+    if (cuda::gemm_with(ctx, as_matrix(y), as_matrix(x), Transpose::no, weight, Transpose::yes,
+                        {cuda::Epilogue::Kind::bias_gelu, bias, as_matrix(z)}))
+      return;
+  }
+  linear_forward(ctx, z, x, weight, bias);
+  gelu_forward(ctx, form, y, z);
+}
+
+void linear_gelu_backward_input(const Context& ctx, GeluForm form, const Tensor& dz,
+                                const Tensor& dy, const Tensor& weight, const Tensor& z) {
+  if (fuses_gelu(ctx, form, dz)) {
+    QF_EXPECTS(dz.shape == z.shape && z.dtype == dz.dtype);
+    if (cuda::gemm_with(ctx, as_matrix(dz), as_matrix(dy), Transpose::no, weight, Transpose::no,
+                        {cuda::Epilogue::Kind::gelu_backward, {}, as_matrix(z)}))
+      return;
+  }
+  linear_backward_input(ctx, dz, dy, weight);
+  gelu_backward(ctx, form, dz, dz, z);
 }
 
 void linear_backward_input(const Context& ctx, const Tensor& dx, const Tensor& dy,
@@ -46,7 +86,7 @@ void linear_backward_parameters(const Context& ctx, const Tensor& d_weight, cons
   const Tensor d_out = as_matrix(dy);
   gemm(ctx, d_weight, d_out, Transpose::yes, as_matrix(x), Transpose::no, 1.0, Accumulate::add);
   if (!d_bias) return;
-  QF_EXPECTS(d_bias.count() == d_out.shape[1] && d_bias.dtype == d_out.dtype);
+  QF_EXPECTS(d_bias.count() == d_out.shape[1] && d_bias.dtype == accumulation_dtype(d_out.dtype));
   if (ctx.device.type == DeviceType::cuda) return cuda::add_rows(ctx, d_bias, d_out);
   dispatch_floating(dy.dtype, [&]<class T>() {
     const T* values = d_out.as<T>();
@@ -65,6 +105,18 @@ Linear::Linear(ParameterList& parameters, const std::string& path, std::int64_t 
 void Linear::forward(const Context& ctx, const Tensor& y, const Tensor& x) {
   input_ = x;
   linear_forward(ctx, y, x, weight_.value, bias_.value);
+}
+
+void Linear::forward_gelu(const Context& ctx, GeluForm form, const Tensor& y, const Tensor& z,
+                          const Tensor& x) {
+  input_ = x;
+  linear_gelu_forward(ctx, form, y, z, x, weight_.value, bias_.value);
+}
+
+void Linear::backward_gelu(const Context& ctx, GeluForm form, const Tensor& dz, const Tensor& dy,
+                           const Tensor& z) {
+  linear_backward_parameters(ctx, weight_.grad, bias_.grad, dy, input_);
+  linear_gelu_backward_input(ctx, form, dz, dy, weight_.value, z);
 }
 
 void Linear::backward(const Context& ctx, const Tensor& dx, const Tensor& dy,

@@ -38,40 +38,33 @@ void Mlp::declare(Arena& arena, BatchShape shape, Purpose purpose) {
   if (gate_) d_gate_ = arena.declare_shared("d_mlp_gate", dtype_, hidden);
 }
 
-void Mlp::activate(const Context& ctx, const Shape& hidden) {
-  const Tensor active = fit(active_, hidden), up = fit(up_out_, hidden);
-  switch (kind_) {
-    case MlpKind::gelu:
-      return gelu_forward(ctx, GeluForm::tanh, active, up);
-    case MlpKind::gelu_erf:
-      return gelu_forward(ctx, GeluForm::erf, active, up);
-    case MlpKind::swiglu:
-      return swiglu_forward(ctx, active, fit(gate_out_, hidden), up);
-  }
-}
-
 void Mlp::forward(const Context& ctx, const Tensor& y, const Tensor& x) {
   const Shape hidden{rows_of(x), dim_};
-  up_.forward(ctx, fit(up_out_, hidden), x);
-  if (gate_) gate_->forward(ctx, fit(gate_out_, hidden), x);
-  activate(ctx, hidden);
-  down_.forward(ctx, y, fit(active_, hidden));
+  const Tensor active = fit(active_, hidden), up = fit(up_out_, hidden);
+  if (gate_) {
+    const Tensor gate = fit(gate_out_, hidden);
+    up_.forward(ctx, up, x);
+    gate_->forward(ctx, gate, x);
+    swiglu_forward(ctx, active, gate, up);
+  } else {
+    up_.forward_gelu(ctx, gelu_form(), active, up, x);
+  }
+  down_.forward(ctx, y, active);
   record(ctx, output_name_, y);
 }
 
 void Mlp::backward(const Context& ctx, const Tensor& dx, const Tensor& dy) {
   const Shape hidden{rows_of(dx), dim_};
   const Tensor d_up = fit(d_up_, hidden), up = fit(up_out_, hidden);
-  down_.backward(ctx, d_up, dy);  // the gradient of the activation, for a moment
-  if (kind_ == MlpKind::swiglu) {
+  if (gate_) {
+    down_.backward(ctx, d_up, dy);  // the gradient of the activation, for a moment
     const Tensor d_gate = fit(d_gate_, hidden);
     swiglu_backward(ctx, d_gate, d_up, d_up, fit(gate_out_, hidden), up);
     gate_->backward(ctx, dx, d_gate);
     up_.backward(ctx, dx, d_up, Accumulate::add);
     return;
   }
-  const GeluForm form = kind_ == MlpKind::gelu ? GeluForm::tanh : GeluForm::erf;
-  gelu_backward(ctx, form, d_up, d_up, up);
+  down_.backward_gelu(ctx, gelu_form(), d_up, dy, up);
   up_.backward(ctx, dx, d_up);
 }
 

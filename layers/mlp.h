@@ -21,7 +21,7 @@ class Mlp {
   void backward(const Context& ctx, const Tensor& dx, const Tensor& dy);
 
  private:
-  void activate(const Context& ctx, const Shape& shape);
+  GeluForm gelu_form() const { return kind_ == MlpKind::gelu ? GeluForm::tanh : GeluForm::erf; }
 
   std::string path_, output_name_;
   MlpKind kind_;

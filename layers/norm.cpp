@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "layers/cuda/operations.h"
+#include "layers/residual.h"
 #include "layers/rows.h"
 
 namespace quietformer {
@@ -102,7 +103,8 @@ void gradient_row(T* dx, const T* dy, const T* x, T mean, T rstd, const T* weigh
 
 void check_shapes(NormKind kind, const Tensor& a, const Tensor& b, const NormStatistics& saved) {
   QF_EXPECTS(a.shape == b.shape && a.dtype == b.dtype);
-  QF_EXPECTS(!saved.rstd || saved.rstd.count() == rows_of(a));
+  QF_EXPECTS(!saved.rstd ||
+             (saved.rstd.count() == rows_of(a) && saved.rstd.dtype == accumulation_dtype(a.dtype)));
   QF_EXPECTS(!saved.rstd || kind != NormKind::layernorm || saved.mean.count() == rows_of(a));
 }
 
@@ -178,8 +180,35 @@ void norm_backward_parameters(const Context& ctx, NormKind kind, const Tensor& d
   });
 }
 
+void norm_backward(const Context& ctx, NormKind kind, const Tensor& dx, const Tensor& d_weight,
+                   const Tensor& d_bias, const Tensor& dy, const Tensor& x,
+                   const NormStatistics& saved, const Tensor& weight, double eps,
+                   Accumulate accumulate) {
+  check_shapes(kind, dx, dy, saved);
+  QF_EXPECTS(saved.rstd && x.shape == dx.shape);
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::norm_backward(ctx, kind, dx, d_weight, d_bias, dy, x, saved, weight, eps,
+                               accumulate);
+  norm_backward_parameters(ctx, kind, d_weight, d_bias, dy, x, saved);
+  norm_backward_input(ctx, kind, dx, dy, x, saved, weight, eps, accumulate);
+}
+
+void join_norm_forward(const Context& ctx, NormKind kind, const Tensor& y,
+                       const NormStatistics& saved, const Join& join, const Tensor& weight,
+                       const Tensor& bias, double eps) {
+  check_shapes(kind, y, join.sum, saved);
+  if (ctx.device.type == DeviceType::cuda) {
+    for (const Tensor* t : {&join.x, &join.branch, &join.sum})
+      QF_EXPECTS(t->shape == y.shape && t->dtype == y.dtype && t->contiguous());
+    return cuda::join_norm_forward(ctx, kind, y, saved, join, weight, bias, eps);
+  }
+  if (active(ctx, join.dropout)) dropout_apply(ctx, join.dropout, join.branch, join.branch);
+  residual_forward(ctx, join.sum, join.x, join.branch, join.alpha, join.gain);
+  norm_forward(ctx, kind, y, saved, join.sum, weight, bias, eps);
+}
+
 Norm::Norm(ParameterList& parameters, std::string path, NormKind kind, std::int64_t dim, double eps)
-    : path_(std::move(path)), kind_(kind), eps_(eps), dtype_(parameters.dtype()) {
+    : path_(std::move(path)), kind_(kind), eps_(eps), dtype_(parameters.master_dtype()) {
   if (kind == NormKind::l2) return;
   weight_ = parameters.add(path_ + ".weight", {dim}, Init::constant(1));
   if (kind == NormKind::layernorm)
@@ -201,13 +230,19 @@ NormStatistics Norm::saved(std::int64_t rows) const {
 
 void Norm::forward(const Context& ctx, const Tensor& y, const Tensor& x) {
   input_ = x;
-  norm_forward(ctx, kind_, y, saved(rows_of(x)), x, weight_.value, bias_.value, eps_);
+  norm_forward(ctx, kind_, y, saved(rows_of(x)), x, weight_.master, bias_.master, eps_);
+}
+
+void Norm::forward(const Context& ctx, const Tensor& y, const Join& join) {
+  input_ = join.sum;
+  join_norm_forward(ctx, kind_, y, saved(rows_of(join.sum)), join, weight_.master, bias_.master,
+                    eps_);
 }
 
 void Norm::backward(const Context& ctx, const Tensor& dx, const Tensor& dy, Accumulate accumulate) {
   const NormStatistics statistics = saved(rows_of(input_));
-  norm_backward_parameters(ctx, kind_, weight_.grad, bias_.grad, dy, input_, statistics);
-  norm_backward_input(ctx, kind_, dx, dy, input_, statistics, weight_.value, eps_, accumulate);
+  norm_backward(ctx, kind_, dx, weight_.grad, bias_.grad, dy, input_, statistics, weight_.master,
+                eps_, accumulate);
 }
 
 }  // namespace quietformer

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "core/gemm.h"
+#include "layers/dropout.h"
 #include "layers/layer.h"
 #include "layers/model_config.h"
 
@@ -23,7 +24,8 @@ struct NormStatistics {
 
 /// y and x: rank 2 (rows, C) or rank 3 (rows, heads, C), any strides but a unit inner one, so that
 /// the heads inside packed qkv rows can be normalised in place; other ranks must be contiguous.
-/// y may alias x exactly. weight and bias are (C); absent means 1 and 0.
+/// y may alias x exactly. weight, bias and their gradients are (C); absent means 1 and 0. They and
+/// the statistics have the accumulation type of x.
 void norm_forward(const Context& ctx, NormKind kind, const Tensor& y, const NormStatistics& saved,
                   const Tensor& x, const Tensor& weight, const Tensor& bias, double eps);
 
@@ -38,6 +40,28 @@ void norm_backward_parameters(const Context& ctx, NormKind kind, const Tensor& d
                               const Tensor& d_bias, const Tensor& dy, const Tensor& x,
                               const NormStatistics& saved);
 
+/// norm_backward_parameters(), then norm_backward_input(); on a GPU in one pass where rows are
+/// contiguous and up to 1024 long.
+void norm_backward(const Context& ctx, NormKind kind, const Tensor& dx, const Tensor& d_weight,
+                   const Tensor& d_bias, const Tensor& dy, const Tensor& x,
+                   const NormStatistics& saved, const Tensor& weight, double eps,
+                   Accumulate accumulate = Accumulate::overwrite);
+
+/// A sum that a norm reads next: sum = alpha * x + gain * drop(branch), as residual_forward() and
+/// dropout_apply() make it. All (B,T,C), contiguous; sum may alias x or branch. Whether branch is
+/// itself dropped afterwards is not said.
+struct Join {
+  Tensor x, branch, sum;
+  double alpha = 1;
+  Tensor gain;  // (C) or absent
+  Dropout dropout;
+};
+
+/// join.sum, and y = norm(join.sum); on a GPU in one pass where rows are up to 1024 long.
+void join_norm_forward(const Context& ctx, NormKind kind, const Tensor& y,
+                       const NormStatistics& saved, const Join& join, const Tensor& weight,
+                       const Tensor& bias, double eps);
+
 /// Parameters `path.weight` (starts at 1) and, for layernorm, `path.bias` (starts at 0); l2 has
 /// none. The input must stay unchanged until backward.
 class Norm {
@@ -46,6 +70,8 @@ class Norm {
   /// `rows`: how many vectors of `dim` one call normalises at most.
   void declare(Arena& arena, std::int64_t rows, Purpose purpose);
   void forward(const Context& ctx, const Tensor& y, const Tensor& x);
+  /// The same of join.sum, which it writes.
+  void forward(const Context& ctx, const Tensor& y, const Join& join);
   /// Overwriting, dx may alias dy.
   void backward(const Context& ctx, const Tensor& dx, const Tensor& dy,
                 Accumulate accumulate = Accumulate::overwrite);
@@ -56,7 +82,7 @@ class Norm {
   std::string path_;
   NormKind kind_;
   double eps_;
-  DType dtype_;
+  DType dtype_;  // of parameters and statistics
   Parameter weight_, bias_;
   Slot mean_, rstd_;
   Tensor input_;

@@ -33,7 +33,8 @@ void rotate_all(const Context& ctx, const Tensor& y, const Tensor& x, const Rota
   QF_EXPECTS(x.shape.rank == 4 && y.shape == x.shape && x.dtype == y.dtype);
   QF_EXPECTS(x.stride[3] == 1 && y.stride[3] == 1);
   const std::int64_t length = x.shape[1], heads = x.shape[2], half = x.shape[3] / 2;
-  QF_EXPECTS(table.cosine().shape[1] * 2 == x.shape[3] && table.cosine().dtype == x.dtype);
+  QF_EXPECTS(table.cosine().shape[1] * 2 == x.shape[3] &&
+             table.cosine().dtype == accumulation_dtype(x.dtype));
   QF_EXPECTS(positions.dtype == DType::i32 && positions.count() == length);
   if (ctx.device.type == DeviceType::cuda)
     return cuda::rotate(ctx, y, x, table, positions, direction, accumulate);
@@ -61,9 +62,13 @@ void rotate_all(const Context& ctx, const Tensor& y, const Tensor& x, const Rota
 void fill_sinusoids(const Tensor& table) {
   QF_EXPECTS(table.shape.rank == 2 && table.contiguous());
   if (table.device.type == DeviceType::cuda) {
-    const OwnedTensor host(table.dtype, table.shape);
+    OwnedTensor host(accumulation_dtype(table.dtype), table.shape);
     fill_sinusoids(host);
-    return cuda::copy(table, host);
+    if (host.view().dtype == table.dtype) return cuda::copy(table, host);
+    Context ctx;
+    ctx.device = table.device;
+    cuda::convert(ctx, table, to_device(std::move(host), table.device));
+    return cuda::synchronize(table.device);
   }
   const std::int64_t n = table.shape[1];
   dispatch_floating(table.dtype, [&]<class T>() {
@@ -89,12 +94,8 @@ RotaryTable::RotaryTable(DType dtype, std::int64_t head_dim, std::int64_t positi
       }
     }
   });
-  if (device.type == DeviceType::cpu) return;
-  for (OwnedTensor* table : {&cosine_, &sine_}) {
-    OwnedTensor there(dtype, table->view().shape, device);
-    cuda::copy(there, *table);
-    *table = std::move(there);
-  }
+  cosine_ = to_device(std::move(cosine_), device);
+  sine_ = to_device(std::move(sine_), device);
 }
 
 void rotary_forward(const Context& ctx, const Tensor& y, const Tensor& x, const RotaryTable& table,

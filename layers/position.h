@@ -9,8 +9,8 @@
 namespace quietformer {
 
 /// table (T, C): table[t, 2i] = sin(t / 10000^(2i/C)), table[t, 2i+1] = cos of the same (Vaswani et
-/// al., arXiv 1706.03762, 3.5). Overwrites a contiguous f32 or f64 table, on any device;
-/// waits for a GPU.
+/// al., arXiv 1706.03762, 3.5). Overwrites a contiguous table of any floating type, on any
+/// device; waits for a GPU.
 void fill_sinusoids(const Tensor& table);
 
 /// Angles of rotary positions (Su et al., arXiv 2104.09864), one table for all layers of a model:
@@ -31,8 +31,9 @@ class RotaryTable {
 /// pair (the half-split layout of GPT-NeoX and Llama's converted checkpoints, not adjacent pairs):
 ///   y[d] = x[d] cos - x[d + D/2] sin,   y[d + D/2] = x[d + D/2] cos + x[d] sin.
 /// x, y (B,T,H,D): dimension 1 is the token, whatever the strides; unit inner stride. y may alias x
-/// exactly. `positions` i32 (T) gives the table row of every token, so that two different maps can
-/// serve near and far pairs; values outside the table are std::logic_error, on a GPU NaN.
+/// exactly. The table has the accumulation type of x. `positions` i32 (T) gives the table row of
+/// every token, so that two different maps can serve near and far pairs; values outside the table
+/// are std::logic_error, on a GPU NaN.
 void rotary_forward(const Context& ctx, const Tensor& y, const Tensor& x, const RotaryTable& table,
                     const Tensor& positions);
 

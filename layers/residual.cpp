@@ -24,7 +24,8 @@ void for_rows(const Context& ctx, const Tensor& t, const Row& row) {
 void residual_forward(const Context& ctx, const Tensor& out, const Tensor& x, const Tensor& branch,
                       double alpha, const Tensor& gain) {
   check_alike(out, x), check_alike(out, branch);
-  QF_EXPECTS(!gain || (gain.count() == columns_of(out) && gain.dtype == out.dtype));
+  QF_EXPECTS(!gain ||
+             (gain.count() == columns_of(out) && gain.dtype == accumulation_dtype(out.dtype)));
   if (ctx.device.type == DeviceType::cuda)
     return cuda::residual_forward(ctx, out, x, branch, alpha, gain);
   dispatch_floating(out.dtype, [&]<class T>() {
@@ -49,7 +50,7 @@ void residual_backward_gain(const Context& ctx, const Tensor& d_branch, const Te
   check_alike(d_branch, d_out), check_alike(d_out, branch);
   const std::int64_t n = columns_of(d_out);
   QF_EXPECTS(gain.count() == n && d_gain.count() == n);
-  QF_EXPECTS(gain.dtype == d_out.dtype && d_gain.dtype == d_out.dtype);
+  QF_EXPECTS(gain.dtype == accumulation_dtype(d_out.dtype) && d_gain.dtype == gain.dtype);
   if (ctx.device.type == DeviceType::cuda)
     return cuda::residual_backward_gain(ctx, d_branch, d_gain, d_out, branch, gain);
   dispatch_floating(d_out.dtype, [&]<class T>() {

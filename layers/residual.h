@@ -7,7 +7,8 @@
 namespace quietformer {
 
 /// out = alpha * x + gain * branch. alpha is DeepNet's constant (Wang et al., arXiv 2203.00555) or
-/// 1; gain (C) is LayerScale's (Touvron et al., arXiv 2103.17239), absent means 1. out, x, branch
+/// 1; gain (C) is LayerScale's (Touvron et al., arXiv 2103.17239), absent means 1; it and its
+/// gradient have the accumulation type. out, x, branch
 /// (..., C) contiguous; out may alias x or branch.
 void residual_forward(const Context& ctx, const Tensor& out, const Tensor& x, const Tensor& branch,
                       double alpha, const Tensor& gain);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <utility>
 
 #include "layers/initialisation.h"
 #include "layers/rows.h"
@@ -11,10 +13,16 @@ namespace {
 
 constexpr double kL2Epsilon = 1e-12;  // as in attention/l2norm.h
 
-OwnedTensor constant_positions(std::int64_t count, std::int64_t value) {
+OwnedTensor constant_positions(std::int64_t count, std::int64_t value, Device device) {
   OwnedTensor positions(DType::i32, {count});
   std::fill_n(positions.as<std::int32_t>(), count, static_cast<std::int32_t>(value));
-  return positions;
+  return to_device(std::move(positions), device);
+}
+
+OwnedTensor counted_positions(std::int64_t count, Device device) {
+  OwnedTensor positions(DType::i32, {count});
+  std::iota(positions.as<std::int32_t>(), positions.as<std::int32_t>() + count, 0);
+  return to_device(std::move(positions), device);
 }
 
 /// Heads [first, first + heads) of packed rows (B, T, W): (B,T,H,D).
@@ -70,15 +78,15 @@ Init qkv_init(const ModelConfig& model) {
 
 }  // namespace
 
-Rotary::Rotary(DType dtype, const ModelConfig& model, const AttentionConfig& attention)
-    : table(dtype, model.head_dim(), model.context + 1, model.rotary_base),
-      near(DType::i32, {model.context}) {
-  for (std::int64_t t = 0; t < model.context; ++t)
-    near.as<std::int32_t>()[t] = static_cast<std::int32_t>(t);
+Rotary::Rotary(DType dtype, const ModelConfig& model, const AttentionConfig& attention,
+               Device device)
+    : table(dtype, model.head_dim(), model.context + 1, model.rotary_base, device),
+      near(counted_positions(model.context, device)) {
   if (find_score(attention.score) != Score::piecewise) return;
   // Beyond the context no pair is far, so the cap on the cap changes nothing.
-  far_query = constant_positions(model.context, std::min(attention.threshold, model.context));
-  far_key = constant_positions(model.context, 0);
+  far_query =
+      constant_positions(model.context, std::min(attention.threshold, model.context), device);
+  far_key = constant_positions(model.context, 0, device);
 }
 
 void fill_alibi_slopes(const Tensor& slopes) {
@@ -107,6 +115,8 @@ SelfAttention::SelfAttention(ParameterList& parameters, const std::string& path,
       head_dim_(model.head_dim()),
       layer_(layer),
       dtype_(parameters.dtype()),
+      statistics_dtype_(parameters.master_dtype()),
+      device_(parameters.device()),
       config_(attention),
       score_(find_score(attention.score)),
       scale_(scale_of(model, attention, score_)),
@@ -124,8 +134,9 @@ SelfAttention::SelfAttention(ParameterList& parameters, const std::string& path,
   QF_EXPECTS((rotary != nullptr) == (find_position(model.position) == PositionKind::rotary));
   QF_EXPECTS(score_ != Score::piecewise || (rotary != nullptr && rotary->far_query.view()));
   if (!attention.alibi) return;
-  alibi_slopes_ = OwnedTensor(dtype_, {heads_});
-  fill_alibi_slopes(alibi_slopes_);
+  OwnedTensor slopes(statistics_dtype_, {heads_});
+  fill_alibi_slopes(slopes);
+  alibi_slopes_ = to_device(std::move(slopes), device_);
 }
 
 void SelfAttention::declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose purpose) {
@@ -142,12 +153,13 @@ void SelfAttention::declare(const Context& ctx, Arena& arena, BatchShape shape, 
   }
   if (score_ == Score::piecewise) far_ = saved("far", {rows, query_key_width});
   context_ = saved("context", {rows, heads_ * head_dim_});
-  if (row_normalised_) sink_mass_ = arena.declare_shared("sink_mass", dtype_, per_row);
-  row_sum_ = arena.declare_shared("row_sum", dtype_, per_row);
+  if (row_normalised_) sink_mass_ = arena.declare_shared("sink_mass", statistics_dtype_, per_row);
+  row_sum_ = arena.declare_shared("row_sum", statistics_dtype_, per_row);
   head_parameters_.declare(arena, purpose);
 
   if (purpose == Purpose::training) {
-    if (row_normalised_) row_state_ = arena.declare(path_ + ".row_state", dtype_, per_row);
+    if (row_normalised_)
+      row_state_ = arena.declare(path_ + ".row_state", statistics_dtype_, per_row);
     d_qkv_ = arena.declare_shared("d_qkv", dtype_, {rows, packed_width()});
     d_context_ = arena.declare_shared("d_context", dtype_, {rows, heads_ * head_dim_});
     if (far_) d_far_ = arena.declare_shared("d_far", dtype_, {rows, query_key_width});
@@ -168,7 +180,7 @@ Tensor SelfAttention::rows(Memory memory, const Slot& slot, std::int64_t width,
                            BatchShape shape) const {
   if (!slot) return {};
   const Shape size{shape.batch, shape.tokens, width};
-  return memory == Memory::slots ? fit(slot, size) : Tensor(nullptr, dtype_, size);
+  return memory == Memory::slots ? fit(slot, size) : Tensor(nullptr, dtype_, size, device_);
 }
 
 SelfAttention::QueryKey SelfAttention::query_key(const Tensor& rows) const {
@@ -196,8 +208,8 @@ AttentionProblem SelfAttention::problem(Memory memory, BatchShape shape) const {
   }
   const Shape per_row{shape.batch, heads_, shape.tokens};
   if (row_state_)
-    p.row_state =
-        memory == Memory::slots ? fit(row_state_, per_row) : Tensor(nullptr, dtype_, per_row);
+    p.row_state = memory == Memory::slots ? fit(row_state_, per_row)
+                                          : Tensor(nullptr, statistics_dtype_, per_row, device_);
   p.score = score_;
   p.scale = scale_;
   // Left over from another score, these keys mean nothing.
@@ -308,7 +320,7 @@ void SelfAttention::backward(const Context& ctx, const Tensor& dx, const Tensor&
   add_run_state(p, ctx);
   add_gradients(p, Memory::slots, shape_);
   implementation_->backward(ctx, p);
-  head_parameters_.accumulate_gradients();
+  head_parameters_.accumulate_gradients(ctx);
   prepare_query_key_backward(ctx);
   qkv_.backward(ctx, dx, rows(Memory::slots, d_qkv_, packed_width(), shape_));
 }

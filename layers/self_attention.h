@@ -17,7 +17,8 @@ namespace quietformer {
 /// of at least `threshold` see their keys as if at distance `threshold` exactly: the far queries
 /// all sit at position threshold, the far keys all at 0.
 struct Rotary {
-  Rotary(DType dtype, const ModelConfig& model, const AttentionConfig& attention);
+  Rotary(DType dtype, const ModelConfig& model, const AttentionConfig& attention,
+         Device device = {});
   RotaryTable table;
   OwnedTensor near;                // i32 (context): token t at position t
   OwnedTensor far_query, far_key;  // i32 (context), piecewise only
@@ -25,7 +26,7 @@ struct Rotary {
 
 /// Slopes of ALiBi (Press, Smith, Lewis, arXiv 2108.12409) for any number of heads: 2^(-8h/H) for
 /// h = 1..H when H is a power of two; otherwise those of the next lower power p, then every other
-/// one of 2p's, starting with the first. slopes (H).
+/// one of 2p's, starting with the first. slopes (H), on the host.
 void fill_alibi_slopes(const Tensor& slopes);
 
 /// Parameters `path.qkv` (H D + 2 Hk D, C), rows in the order q, k, v, heads one after another;
@@ -44,6 +45,9 @@ class SelfAttention {
   void declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose purpose);
   void forward(const Context& ctx, const Tensor& y, const Tensor& x);
   void backward(const Context& ctx, const Tensor& dx, const Tensor& dy);
+  void set_schedule_step(const Context& ctx, std::int64_t step) {
+    head_parameters_.set_schedule_step(ctx, step);
+  }
   void set_schedule_step(std::int64_t step) { head_parameters_.set_schedule_step(step); }
 
  private:
@@ -63,7 +67,8 @@ class SelfAttention {
   std::string path_, context_name_, output_name_, sink_mass_name_, row_sum_name_;
   std::int64_t dim_, heads_, kv_heads_, head_dim_;
   std::uint32_t layer_;
-  DType dtype_;
+  DType dtype_, statistics_dtype_;  // of activations and of row statistics
+  Device device_;
   AttentionConfig config_;
   Score score_;
   double scale_;

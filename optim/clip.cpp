@@ -27,7 +27,7 @@ double sum_of_squares(const T* values, std::int64_t count) {
 }  // namespace
 
 GradientClip::GradientClip(const ParameterList& parameters, double clip)
-    : grads_(parameters.grads().flat(parameters.dtype())), clip_(clip) {
+    : grads_(parameters.grads().flat(parameters.master_dtype())), clip_(clip) {
   const std::int64_t chunks = (grads_.count() + kChunk - 1) / kChunk;
   if (grads_.device.type == DeviceType::cuda)
     gpu_partial_ = OwnedTensor(DType::f64, {chunks + 1}, grads_.device);
@@ -54,6 +54,11 @@ double GradientClip::squares(const Context& ctx) {
   });
   for (double part : partial_) sum += part;
   return sum;
+}
+
+void GradientClip::measure(const Context& ctx, StepState& state) {
+  QF_EXPECTS(ctx.device.type == DeviceType::cuda && ctx.device == grads_.device);
+  cuda::sum_of_squares(ctx, gpu_partial_, grads_, state.tensor(), clip_);
 }
 
 ClipResult GradientClip::measure(const Context& ctx) {

@@ -6,6 +6,7 @@
 #include "core/buffer.h"
 #include "core/context.h"
 #include "core/parameter.h"
+#include "optim/step_state.h"
 
 namespace quietformer {
 
@@ -25,6 +26,9 @@ class GradientClip {
   /// `parameters` is committed and outlives this; `clip` 0 = measure only.
   GradientClip(const ParameterList& parameters, double clip);
   ClipResult measure(const Context& ctx);
+  /// The same on a GPU without an answer to the host: completes norm, scale and finite of `state`,
+  /// the loss scale taken out.
+  void measure(const Context& ctx, StepState& state);
 
  private:
   double squares(const Context& ctx);

@@ -20,6 +20,12 @@ struct ScheduleConfig {
   }
 };
 
+/// The numbers of a config that a rule's arithmetic needs, besides those that change; plain, so
+/// that kernels hold them.
+struct RuleConstants {
+  double beta1 = 0, beta2 = 0, eps = 0;
+};
+
 /// How each rule reads the keys that not all of them share:
 ///   adamw  betas of the first and second moment, eps, decoupled decay
 ///   sgd    betas[0] is the momentum (betas[1] and eps unused), decay added to the gradient
@@ -43,6 +49,8 @@ struct OptimConfig {
     v.field("clip", clip);
     v.section("schedule", schedule);
   }
+
+  RuleConstants constants() const { return {betas[0], betas[1], eps}; }
 
   /// Throws InputError "optim.KEY: found VALUE, expected ...".
   void validate() const;

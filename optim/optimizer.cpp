@@ -27,10 +27,11 @@ struct Range {
 };
 
 std::vector<Range> ranges_of(const ParameterList& parameters) {
-  const char* base = static_cast<const char*>(parameters.values().flat(parameters.dtype()).data);
+  const char* base =
+      static_cast<const char*>(parameters.masters().flat(parameters.master_dtype()).data);
   std::vector<Range> ranges;
   for (const Parameter& p : parameters.all()) {
-    const Tensor value = p.value;
+    const Tensor value = p.master;
     const std::int64_t begin = (static_cast<const char*>(value.data) - base) / size_of(value.dtype);
     if (!ranges.empty() && ranges.back().end == begin && ranges.back().decay == p.decay) {
       ranges.back().end += value.count();
@@ -79,36 +80,59 @@ class RuleOptimizer final : public Optimizer {
       : config_(config), parameters_(parameters), ranges_(ranges_of(parameters)) {
     for (std::string_view kind : Rule::kState) {
       // The same names, types and shapes in the same order give the layout of the parameters.
-      Arena& arena = arenas_.emplace_back(fmt::format("optimizer {}", kind), parameters.device());
+      const Arena& masters = parameters.masters();
+      Arena& arena = arenas_.emplace_back(fmt::format("optimizer {}", kind), parameters.device(),
+                                          masters.alignment());
       std::vector<Slot> slots;
       for (const Parameter& p : parameters.all())
-        slots.push_back(arena.declare(p.name, parameters.dtype(), p.value.get().shape));
+        slots.push_back(arena.declare(p.name, parameters.master_dtype(), p.master.get().shape,
+                                      parameters.padding(p)));
       arena.commit();
-      QF_EXPECTS(arena.bytes() == parameters.values().bytes());
+      QF_EXPECTS(arena.bytes() == masters.bytes());
       for (std::size_t i = 0; i < slots.size(); ++i)
         state_.push_back(
             {fmt::format("optimizer/{}/{}", kind, parameters.all()[i].name), slots[i].get()});
     }
-    if (parameters.device().type == DeviceType::cuda)
+    if (parameters.device().type == DeviceType::cuda) {
       pieces_ = pieces_of(ranges_, parameters.device());
+      update_ = OwnedTensor(DType::u8, {cuda::kUpdateBytes}, parameters.device());
+    }
   }
 
   void step(const Context& ctx, double lr, std::int64_t step, double grad_scale) override {
     QF_EXPECTS(step >= 0 && ctx.device == parameters_.device());
     if (ctx.device.type == DeviceType::cuda) {
-      const DType dtype = parameters_.dtype();
-      cuda::StepTensors tensors{
-          parameters_.values().flat(dtype), parameters_.grads().flat(dtype), {}, pieces_};
-      for (std::size_t s = 0; s < kStates; ++s) tensors.state[s] = arenas_[s].flat(dtype);
-      return cuda::optimizer_step(ctx, config_, tensors, lr, step, grad_scale);
+      cuda::StepNumbers numbers;
+      numbers.lr = lr, numbers.step = static_cast<double>(step), numbers.grad_scale = grad_scale;
+      return cuda::optimizer_step(ctx, config_, tensors(), numbers);
     }
     dispatch_floating(parameters_.dtype(),
                       [&]<class T>() { run<T>(ctx, lr, step, static_cast<T>(grad_scale)); });
   }
 
+  void step(const Context& ctx, StepState& state) override {
+    QF_EXPECTS(ctx.device.type == DeviceType::cuda && ctx.device == parameters_.device());
+    cuda::StepNumbers numbers;
+    numbers.state = state.tensor(), numbers.loss_scale = state.loss_scale();
+    numbers.scaling = state.scaling();
+    cuda::optimizer_step(ctx, config_, tensors(), numbers);
+  }
+
  private:
   static constexpr std::size_t kStates = Rule::kState.size();
   static_assert(kStates <= cuda::kMaxStates);
+
+  cuda::StepTensors tensors() const {
+    const DType dtype = parameters_.master_dtype();
+    cuda::StepTensors tensors;
+    tensors.masters = parameters_.masters().flat(dtype);
+    tensors.grads = parameters_.grads().flat(dtype);
+    if (parameters_.dtype() != dtype)
+      tensors.values = parameters_.values().flat(parameters_.dtype());
+    for (std::size_t s = 0; s < kStates; ++s) tensors.state[s] = arenas_[s].flat(dtype);
+    tensors.pieces = pieces_, tensors.update = update_;
+    return tensors;
+  }
 
   template <class T>
   void run(const Context& ctx, double lr, std::int64_t step, T grad_scale) {
@@ -117,7 +141,10 @@ class RuleOptimizer final : public Optimizer {
     Arrays<T, kStates> arrays{values.as<T>(), parameters_.grads().flat(dtype).as<T>(), {}};
     for (std::size_t s = 0; s < kStates; ++s) arrays.state[s] = arenas_[s].flat(dtype).as<T>();
     using Update = typename Rule::template Update<T>;
-    const Update decayed(config_, lr, step, config_.weight_decay), plain(config_, lr, step, 0);
+    const auto number = static_cast<double>(step);
+    const RuleConstants constants = config_.constants();
+    const Update decayed(constants, lr, number, config_.weight_decay),
+        plain(constants, lr, number, 0);
     parallel_for(ctx, values.count(), kChunk, [&](std::int64_t begin, std::int64_t end) {
       auto range = std::partition_point(ranges_.begin(), ranges_.end(),
                                         [begin](const Range& r) { return r.end <= begin; });
@@ -130,8 +157,8 @@ class RuleOptimizer final : public Optimizer {
   OptimConfig config_;
   const ParameterList& parameters_;
   std::vector<Range> ranges_;
-  OwnedTensor pieces_;        // on a GPU
-  std::deque<Arena> arenas_;  // one per kind of state; an arena must not move
+  OwnedTensor pieces_, update_;  // on a GPU
+  std::deque<Arena> arenas_;     // one per kind of state; an arena must not move
 };
 
 }  // namespace

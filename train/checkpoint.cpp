@@ -9,8 +9,10 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/cuda/memory.h"
 #include "core/log.h"
 #include "core/sealed_file.h"
+#include "train/host_view.h"
 
 namespace quietformer {
 namespace {
@@ -95,7 +97,8 @@ void write_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
   std::set<std::string, std::less<>> groups{kText, kIntegers, kNumbers};
   for (const NamedTensor& named : checkpoint.tensors) {
     QF_EXPECTS(valid_name(named.name));
-    file.tensor(fmt::format("/{}", named.name), named.tensor);
+    const HostView value(named.tensor);
+    file.tensor(fmt::format("/{}", named.name), value.view());
     groups.insert(fmt::format("/{}", named.name.substr(0, named.name.find('/'))));
   }
   for (const auto& [group, description] : kDescriptions)
@@ -160,7 +163,11 @@ void CheckpointReader::read(const std::string& name, const Tensor& out) const {
     throw InputError(fmt::format("{}: tensor {}: found {} {}, expected {} {}", path(), name,
                                  name_of(found->dtype), to_string(found->shape), name_of(out.dtype),
                                  to_string(out.shape)));
-  hdf5_.read(fmt::format("/{}", name), out);
+  const std::string path = fmt::format("/{}", name);
+  if (out.device.type == DeviceType::cpu) return hdf5_.read(path, out);
+  const OwnedTensor host(out.dtype, out.shape);
+  hdf5_.read(path, host);
+  cuda::copy(out, host);
 }
 
 }  // namespace quietformer

@@ -20,7 +20,7 @@
 
 namespace quietformer {
 
-/// Contiguous host memory that somebody else owns.
+/// Contiguous memory that somebody else owns, on the host or a GPU.
 struct NamedTensor {
   std::string name;
   Tensor tensor;
@@ -35,7 +35,7 @@ struct Checkpoint {
 
 /// Writes atomically (core/file.h): afterwards `path` holds this checkpoint, or on failure
 /// (RunError) what it held before. Names of tensors have a group, and are unique. Equal contents
-/// make equal files.
+/// make equal files. Tensors on a GPU pass through the host one by one; the GPU is waited for.
 void write_checkpoint(const std::string& path, const Checkpoint& checkpoint);
 
 struct TensorInfo {
@@ -62,7 +62,7 @@ class CheckpointReader {
   double number(const std::string& name) const;
 
   const TensorInfo* find(std::string_view name) const;  // null when absent
-  /// Copies a tensor into `out`, which must have its shape and type.
+  /// Copies a tensor into `out`, which must have its shape and type, on any device.
   void read(const std::string& name, const Tensor& out) const;
 
  private:

@@ -1,38 +1,77 @@
 #include "train/evaluate.h"
 
+#include <array>
 #include <numbers>
+
+#include "train/cuda/operations.h"
 
 namespace quietformer {
 namespace {
 
 // Windows beyond the end of a span are padded; their positions count in no statistic.
-void mark_valid(const Tensor& validity, const Tensor& targets) {
+void mark_valid(const Context& ctx, const Tensor& validity, const Tensor& targets) {
+  if (ctx.device.type == DeviceType::cuda) return cuda::mark_valid(ctx, validity, targets);
   const std::int32_t* target = targets.as<std::int32_t>();
   std::uint8_t* valid = validity.as<std::uint8_t>();
   for (std::int64_t i = 0; i < targets.count(); ++i) valid[i] = target[i] != kIgnoredTarget;
 }
 
+/// Losses times their numbers of targets, added in order where they are computed.
+class LossSum {
+ public:
+  explicit LossSum(const Context& ctx) : ctx_(ctx) {
+    if (ctx.device.type == DeviceType::cuda) there_ = OwnedTensor(DType::f64, {1}, ctx.device);
+  }
+  void add(const Tensor& loss, std::int64_t targets) {
+    if (there_.view())
+      cuda::add_scaled(ctx_, there_, loss.slice(0, 0, 1), double(targets), Accumulate::add);
+    else
+      sum_ += loss.as<double>()[0] * double(targets);
+  }
+  double read() {
+    if (there_.view()) cuda::copy(Tensor(&sum_, DType::f64, {1}), there_);
+    return sum_;
+  }
+
+ private:
+  Context ctx_;
+  double sum_ = 0;
+  OwnedTensor there_;
+};
+
 }  // namespace
 
-Evaluation evaluate(const Context& ctx, Gpt& model, const Windows& windows, const Tensor& inputs,
-                    const Tensor& targets, ActivationStatistics* statistics) {
+Evaluation evaluate(const Context& ctx, Gpt& model, const Windows& windows, BatchFeed& feed,
+                    ActivationStatistics* statistics) {
+  QF_EXPECTS(!feed.waiting());
   Context evaluation = ctx;
   evaluation.mode = Mode::evaluate;
   evaluation.probes = statistics;
   OwnedTensor validity;
-  if (statistics != nullptr) validity = OwnedTensor(DType::u8, targets.shape);
+  LossSum sum(evaluation);
   Evaluation result;
-  for (std::int64_t batch = 0; batch < windows.batches(); ++batch) {
-    const std::int64_t count = windows.fill(batch, inputs, targets);
+  std::array<std::int64_t, 2> counts{};  // of even and odd batches: one is ahead at most
+  const auto send = [&](std::int64_t batch) {
+    const Batch room = feed.room();
+    counts[std::size_t(batch % 2)] = windows.fill(batch, room.inputs, room.targets);
+    feed.send();
+  };
+  for (std::int64_t number = 0; number < windows.batches(); ++number) {
+    if (!feed.waiting()) send(number);
+    const Batch batch = feed.take(evaluation);
     if (statistics != nullptr) {
-      mark_valid(validity, targets);
+      if (!validity.view()) validity = OwnedTensor(DType::u8, batch.targets.shape, ctx.device);
+      mark_valid(evaluation, validity, batch.targets);
       statistics->begin_batch(validity);
     }
-    model.forward_loss(evaluation, inputs, targets);
-    result.loss += model.loss().as<double>()[0] * double(count);
+    model.forward_loss(evaluation, batch.inputs, batch.targets);
+    const std::int64_t count = counts[std::size_t(number % 2)];
+    sum.add(model.loss(), count);
     result.targets += count;
+    feed.release(evaluation);
+    if (feed.ahead() && number + 1 < windows.batches()) send(number + 1);
   }
-  result.loss /= double(result.targets);
+  result.loss = sum.read() / double(result.targets);
   return result;
 }
 

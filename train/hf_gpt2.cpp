@@ -11,6 +11,7 @@
 #include <set>
 
 #include "core/check.h"
+#include "core/cuda/memory.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "train/safetensors.h"
@@ -239,7 +240,7 @@ void read_hf_gpt2_config(const std::string& directory, ModelConfig& model,
   }
 }
 
-HfLoadReport load_hf_gpt2(const std::string& directory, const ParameterList& parameters) {
+HfLoadReport load_hf_gpt2(const std::string& directory, ParameterList& parameters) {
   const SafetensorsReader file(weights_path(directory));
   const auto index = index_by_name(file);
   std::set<std::string> used;
@@ -255,9 +256,19 @@ HfLoadReport load_hf_gpt2(const std::string& directory, const ParameterList& par
       throw InputError(fmt::format("{}: tensor {}: missing, expected for {} {}", file.path(),
                                    theirs->name, parameter.name,
                                    to_string(parameter.value.get().shape)));
-    load(file, *found->second, theirs->layout, parameter.value);
+    const Tensor master = parameter.master;
+    if (master.device.type == DeviceType::cpu) {
+      load(file, *found->second, theirs->layout, master);
+    } else {
+      const OwnedTensor host(master.dtype, master.shape);
+      load(file, *found->second, theirs->layout, host);
+      cuda::copy(master, host);
+    }
     used.insert(theirs->name);
   }
+  Context ctx;
+  ctx.device = parameters.device();
+  parameters.update_values(ctx);
   // A tied head is stored once, or twice with the same values.
   const auto head = index.find(std::string(kHead)), tokens = index.find(std::string(kTokens));
   if (head != index.end() && !used.contains(std::string(kHead)) && tokens != index.end()) {

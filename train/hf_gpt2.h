@@ -45,9 +45,10 @@ struct HfLoadReport {
   std::vector<std::string> untouched;  // our parameters that the layout does not know (a learned n)
 };
 
-/// Loads DIRECTORY/model.safetensors into committed parameters, converting to their type; a warning
-/// names unused tensors. InputError when a parameter that the layout knows is missing or of another
-/// shape, and when the model ties its head but the file has another one.
-HfLoadReport load_hf_gpt2(const std::string& directory, const ParameterList& parameters);
+/// Loads DIRECTORY/model.safetensors into committed parameters on any device, converting to the
+/// type of their masters; a warning names unused tensors. InputError when a parameter that the
+/// layout knows is missing or of another shape, and when the model ties its head but the file has
+/// another one.
+HfLoadReport load_hf_gpt2(const std::string& directory, ParameterList& parameters);
 
 }  // namespace quietformer

@@ -7,6 +7,7 @@
 
 #include "core/parameter.h"
 #include "layers/gpt.h"
+#include "train/placement.h"
 #include "train/run_config.h"
 
 namespace quietformer {
@@ -16,12 +17,14 @@ struct LoadedModel {
   std::string path;  // the file that was read
   std::int64_t step = 0;
   bool trained_here = false;  // a checkpoint of ours: config.data says what it was trained on
+  Placement placement;        // of the parameters
   std::unique_ptr<ParameterList> parameters;
   std::unique_ptr<Gpt> model;  // not declared yet: the caller knows the batch
 };
 
 /// `path`: a checkpoint file, a run directory (its newest valid checkpoint) or a directory with
 /// config.json and model.safetensors of architecture gpt2. InputError in one line otherwise.
-LoadedModel load_model(const std::string& path);
+/// `device` as in place_trained(): by default where parameters are read, the CPU.
+LoadedModel load_model(const std::string& path, const std::string& device = "cpu");
 
 }  // namespace quietformer

@@ -70,6 +70,7 @@ class Run {
   bool resume();
   void report_start() const;
   void warn_of_unmatched_sites();
+  bool report_due(bool analyse) const;
   void after_step(const StepReport& report, bool analysed);
   void save();
   void finish();
@@ -144,7 +145,7 @@ bool Run::resume() {
 }
 
 void Run::report_start() const {
-  fmt::print("{}: {}\n", config_.name, trainer_.memory_summary());
+  fmt::print("{}: on {}; {}\n", config_.name, trainer_.placement().text, trainer_.memory_summary());
   if (options_.memory_report) fmt::print("{}", trainer_.memory_report());
   std::fflush(stdout);
 }
@@ -169,13 +170,14 @@ int Run::train() {
     const bool analyse = due(trainer_.completed_steps() + 1, config_.analysis.every);
     const Clock::time_point step_begin = Clock::now();
     if (analyse) statistics_.begin_step();
-    const StepReport report = trainer_.step(analyse ? &statistics_ : nullptr);
+    const StepReport report = trainer_.step(analyse ? &statistics_ : nullptr,
+                                            report_due(analyse) ? Report::yes : Report::no);
     if (analyse) {
       statistics_.end_step();
       warn_of_unmatched_sites();
     }
     step_seconds_ += seconds_since(step_begin);
-    after_step(report, analyse);
+    if (report.known) after_step(report, analyse);
   }
   if (const int signal = stop_signal()) return interrupted(signal);
   finish();
@@ -186,6 +188,14 @@ void Run::warn_of_unmatched_sites() {
   if (std::exchange(sites_checked_, true)) return;
   for (const std::string& pattern : statistics_.unmatched())
     log_warning(fmt::format("analysis.sites: no activation matches '{}'", pattern));
+}
+
+/// Whether the next step's loss is of use to anybody: a GPU need not be waited for otherwise.
+bool Run::report_due(bool analyse) const {
+  const TrainConfig& train = config_.train;
+  const std::int64_t step = trainer_.completed_steps() + 1;
+  return analyse || step == 1 || step == train.steps || due(step, train.log_every) ||
+         due(step, train.eval_every) || due(step, train.checkpoint_every);
 }
 
 void Run::after_step(const StepReport& report, bool analysed) {

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/check.h"
+#include "train/placement.h"
 
 namespace quietformer {
 namespace {
@@ -91,15 +92,9 @@ void require(bool good, std::string_view key, const auto& found, std::string_vie
 }
 
 void validate_train(const TrainConfig& train) {
-  if (train.device == "cuda")
-    throw InputError("train.device: 'cuda' is not supported yet, expected auto or cpu");
-  require(train.device == "auto" || train.device == "cpu", "train.device", train.device,
-          "auto or cpu");
-  if (train.dtype == "bf16" || train.dtype == "fp16")
-    throw InputError(fmt::format(
-        "train.dtype: '{}' is not supported on the CPU, expected auto, fp32 or fp64", train.dtype));
-  require(train.dtype == "auto" || train.dtype == "fp32" || train.dtype == "fp64", "train.dtype",
-          train.dtype, "auto, fp32 or fp64");
+  require(is_device_name(train.device), "train.device", train.device, "auto, cpu, cuda or cuda:N");
+  require(is_dtype_name(train.dtype), "train.dtype", train.dtype, "auto, fp32, bf16, fp16 or fp64");
+  if (train.device == "cpu") place(train.device, train.dtype);  // 16 bits need a GPU
   constexpr std::int64_t kMany = std::int64_t{1} << 24;
   require(train.batch >= 1 && train.batch <= kMany, "train.batch", train.batch, "1 to 16777216");
   require(train.accumulate >= 1 && train.accumulate <= kMany, "train.accumulate", train.accumulate,
@@ -205,8 +200,13 @@ std::vector<std::string> differences(const RunConfig& here, const RunConfig& the
   flatten(tree_of(here), "", a);
   flatten(tree_of(there), "", b);
   std::vector<std::string> lines;
+  const auto same = [](const std::string& key, const std::string& x, const std::string& y) {
+    if (key == "train.threads" || key == "train.keep" || key == "train.device") return true;
+    if (key == "train.dtype") return (x == "fp64") == (y == "fp64");  // masters are f32 otherwise
+    return x == y;
+  };
   for (const auto& [key, value] : a)
-    if (key != "train.threads" && key != "train.keep" && key != "train.device" && b[key] != value)
+    if (!same(key, value, b[key]))
       lines.push_back(fmt::format("{}: {} here, {} there", key, value, b[key]));
   return lines;
 }

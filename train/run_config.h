@@ -29,8 +29,8 @@ struct DataConfig {
 
 /// `train:`. Everything "every" and "steps" counts optimizer steps.
 struct TrainConfig {
-  std::string device = "auto";  // auto | cpu
-  std::string dtype = "auto";   // auto (fp32) | fp32 | fp64
+  std::string device = "auto";  // auto | cpu | cuda | cuda:N (train/placement.h)
+  std::string dtype = "auto";   // auto | fp32 | bf16 | fp16 | fp64; 16 bits on GPUs alone
   std::int64_t batch = 64;      // sequences per micro-step, over all ranks
   std::int64_t accumulate = 1;  // micro-steps per optimizer step
   std::int64_t steps = 5000;
@@ -41,6 +41,7 @@ struct TrainConfig {
   std::int64_t log_every = 10;
   std::uint64_t seed = 1;
   bool deterministic = false;  // CUDA only; the CPU always is
+  bool tf32 = false;           // CUDA only: fp32 products may round their operands to 10 bits
   std::int64_t threads = 0;    // 0: all cores this process may use
 
   template <class V>
@@ -57,6 +58,7 @@ struct TrainConfig {
     v.field("log_every", log_every);
     v.field("seed", seed);
     v.field("deterministic", deterministic);
+    v.field("tf32", tf32);
     v.field("threads", threads);
   }
 };
@@ -100,8 +102,9 @@ std::string to_yaml(const RunConfig& config);
 /// Refuses impossible and unsupported values, naming key, value and expectation.
 void validate(const RunConfig& config);
 
-/// Keys in which two configs differ, as "model.layers: 2 here, 3 there"; keys that cannot change
-/// what a run computes (train.threads, train.keep) are left out.
+/// Keys in which two configs differ, as "model.layers: 2 here, 3 there". Left out are those that
+/// cannot change what a run computes (train.threads, train.keep) and those that only change how
+/// accurately (train.device; train.dtype, unless one of both is fp64): a run may go on elsewhere.
 std::vector<std::string> differences(const RunConfig& here, const RunConfig& there);
 
 }  // namespace quietformer

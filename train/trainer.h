@@ -18,24 +18,32 @@
 #include "optim/clip.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
+#include "optim/step_state.h"
+#include "train/batch_feed.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/placement.h"
 #include "train/run_config.h"
 
 namespace quietformer {
+
+/// Whether a step's loss and gradient norm are wanted: on a GPU the host waits for them.
+enum class Report : std::uint8_t { no, yes };
 
 /// What one optimizer step did.
 struct StepReport {
   std::int64_t step = 0;  // completed steps, this one included
   double loss = 0;        // nats per token, mean over the step's tokens
-  double grad_norm = 0;   // before clipping
+  double grad_norm = 0;   // before clipping; not finite in a step that fp16's loss scaling left out
   double learning_rate = 0;
+  bool known = true;  // loss and grad_norm are: on a GPU with Report::yes, on the CPU always
 };
 
 class Trainer {
  public:
   /// Builds everything: opens the data, allocates, initialises parameters from the seed. InputError
-  /// for anything wrong with config or data. Afterwards a step allocates nothing.
+  /// for anything wrong with config or data, RunError without the device or its memory. Afterwards
+  /// a step allocates nothing.
   explicit Trainer(const RunConfig& config);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -43,7 +51,13 @@ class Trainer {
   /// One optimizer step: train.accumulate micro-batches, clipping, update. With `statistics` the
   /// forward passes are recorded. RunError when the gradient norm is not finite; the parameters
   /// then are as before the step.
-  StepReport step(ActivationStatistics* statistics);
+  ///
+  /// On a GPU without Report::yes the host waits for nothing; the next batch is filled and sent
+  /// meanwhile. A step that diverges then changes no parameter, nor does any after it, and the next
+  /// one with Report::yes (or snapshot()) throws. In fp16 a gradient norm that is not finite leaves
+  /// out the step and halves the loss scale; RunError when the loss is not finite or nothing is
+  /// left of the scale.
+  StepReport step(ActivationStatistics* statistics, Report report = Report::yes);
 
   /// Mean loss over a span; `limit` batches of evenly spread windows, 0 = all.
   Evaluation evaluate(Span span, std::int64_t limit, ActivationStatistics* statistics = nullptr);
@@ -53,11 +67,15 @@ class Trainer {
   const Split& split() const { return split_; }
   const ParameterList& parameters() const { return parameters_; }
   const Context& context() const { return ctx_; }
+  const Placement& placement() const { return placement_; }
   bool byte_level() const;
 
-  /// Parameters, optimizer state and step. The tensors are views: use it before the next step.
+  /// Parameters (their masters), optimizer state, loss scaling and step. The tensors are views, of
+  /// the device's memory on a GPU: use it before the next step. RunError after a step that
+  /// diverged.
   Checkpoint snapshot() const;
-  /// The reverse. InputError naming file and tensor when something is missing or of another shape.
+  /// The reverse, whatever device and 16- or 32-bit type the checkpoint comes from. InputError
+  /// naming file and tensor when something is missing or of another shape.
   void restore(const CheckpointReader& checkpoint);
 
   /// Parameters, gradients, optimizer and activations in MiB, one line.
@@ -66,25 +84,31 @@ class Trainer {
   std::string memory_report() const;
 
  private:
+  void send(std::int64_t step, std::int64_t micro);
+  Batch next_batch(std::int64_t micro);
+  double run_micro_batches(ActivationStatistics* statistics);
+  StepReport step_on_cpu(ActivationStatistics* statistics);
+  StepReport step_on_gpu(ActivationStatistics* statistics, Report wanted);
+  void expect_progress(const StepValues& values, double loss) const;
+
   RunConfig config_;
+  Placement placement_;
+  cuda::Stream stream_;
   Context ctx_;
   std::unique_ptr<TokenSource> source_;
   Split split_;
   ParameterList parameters_;
   Gpt model_;
-  Arena activations_{"activations"};
-  Slot inputs_, targets_;
+  Arena activations_;
+  BatchFeed feed_;
+  // On a GPU: f64 (1), and the numbers of a step.
+  Slot loss_sum_;
+  std::unique_ptr<StepState> state_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<GradientClip> clip_;
   Schedule schedule_;
   std::unique_ptr<Sampler> sampler_;
   std::int64_t step_ = 0;
 };
-
-/// Threads that train.threads asks for: 0 means all available.
-int thread_count(std::int64_t configured);
-
-/// The type of parameters and activations that train.dtype names on the CPU.
-DType compute_dtype(const std::string& name);
 
 }  // namespace quietformer

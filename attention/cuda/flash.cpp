@@ -8,11 +8,13 @@
 #include <limits>
 #include <tuple>
 
+#include "attention/cuda/flash_backward_call.h"
 #include "attention/cuda/flash_call.h"
-#include "attention/cuda/pairs.h"
+#include "attention/cuda/instances.h"
 #include "attention/policies.h"
 #include "attention/registry.h"
 #include "attention/workspace.h"
+#include "core/cuda/memory.h"
 
 namespace quietformer::cuda {
 namespace {
@@ -23,12 +25,21 @@ bool present(const Tensor& tensor) {
 
 struct Entry {
   std::string_view score, normalizer;
+  DType dtype;
+  int dim;
   void (*forward)(const Context&, const FlashForwardCall&);
+  void (*backward)(const Context&, const AttentionProblem&);
 };
 
-#define QF_PAIR(S, N) {S::name, N::name, &FlashPair<S, N>::forward},
-constexpr Entry kEntries[] = {QUIETFORMER_FLASH_CUDA_PAIRS(QF_PAIR)};
-#undef QF_PAIR
+#define QF_INSTANCE(S, N, T, dtype, dim)  \
+  {S::name,                               \
+   N::name,                               \
+   DType::dtype,                          \
+   dim,                                   \
+   &FlashInstance<S, N, T, dim>::forward, \
+   &FlashBackwardInstance<S, N, T, dim>::backward},
+constexpr Entry kEntries[] = {QUIETFORMER_FLASH_CUDA_INSTANCES(QF_INSTANCE)};
+#undef QF_INSTANCE
 
 bool unit_operands(const AttentionProblem& p) {
   return info_of(p.score).operands == Operands::unit_groups;
@@ -45,10 +56,15 @@ std::string_view score_of(const AttentionProblem& p) {
   return name_of(normalised_before(p) ? Score::dot : p.score);
 }
 
-/// Null when the build left the pair out.
-const Entry* find(const AttentionProblem& problem) {
+int dim_of(const AttentionProblem& p) {
+  return padded_dim(std::max(p.q.shape[3], p.v.shape[3]));
+}
+
+/// Null when the build left the instance out.
+const Entry* find(const AttentionProblem& p) {
   const auto* entry = std::find_if(std::begin(kEntries), std::end(kEntries), [&](const Entry& e) {
-    return e.score == score_of(problem) && e.normalizer == problem.normalizer;
+    return e.score == score_of(p) && e.normalizer == p.normalizer && e.dtype == p.q.dtype &&
+           e.dim == dim_of(p);
   });
   return entry == std::end(kEntries) ? nullptr : entry;
 }
@@ -81,6 +97,49 @@ struct ForwardWorkspace {
   }
 };
 
+/// What the kernels of backward are asked: the problem, or its dot of normalised operands, which
+/// then have the front of the workspace.
+struct BackwardPlan {
+  AttentionProblem problem;
+  std::int64_t front = 0;  // bytes of the workspace before the kernels'
+
+  explicit BackwardPlan(const AttentionProblem& p) : problem(p) {
+    if (!normalised_before(p)) return;
+    Carver take;
+    auto* const memory = static_cast<char*>(p.workspace.data);
+    for (const auto member : {&AttentionProblem::q, &AttentionProblem::k}) {
+      const Tensor& from = p.*member;
+      const std::int64_t at = take(from.count() * size_of(from.dtype));
+      problem.*member =
+          Tensor(memory == nullptr ? nullptr : memory + at, from.dtype, from.shape, from.device);
+    }
+    problem.score = Score::dot;
+    problem.groups = 1;
+    front = take.bytes;
+    if (memory != nullptr)
+      problem.workspace =
+          Tensor(memory + front, DType::u8, {p.workspace.bytes() - front}, p.workspace.device);
+  }
+};
+
+/// Why the backward does not fit the GPU: multiprocessors of one generation differ in how much a
+/// block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
+std::optional<std::string> too_little_shared_memory(const AttentionProblem& p) {
+  const int dim = padded_dim(std::max(p.q.shape[3], p.v.shape[3])),
+            needed = BackwardTiles::of(dim).shared_bytes(dim);
+  for (const Gpu& gpu : gpus()) {
+    if (gpu.index != p.q.device.index) continue;
+    const int version = gpu.major * 10 + gpu.minor, most = version == 80 || version == 87   ? 163
+                                                           : version >= 90 && version < 120 ? 227
+                                                                                            : 99;
+    if (needed > most * 1024)
+      return fmt::format(
+          "head dim {}: a block of its backward takes {} bytes of shared memory, {} has {}",
+          std::max(p.q.shape[3], p.v.shape[3]), needed, gpu.name, most * 1024);
+  }
+  return std::nullopt;
+}
+
 class Flash final : public AttentionImplementation {
  public:
   std::string_view name() const override { return "flash"; }
@@ -88,29 +147,33 @@ class Flash final : public AttentionImplementation {
   std::optional<std::string> why_not(const AttentionProblem& p,
                                      Direction direction) const override {
     if (p.q.device.type != DeviceType::cuda) return "runs on GPUs only";
-    if (direction == Direction::backward) return "has no backward on GPUs";
     if (p.q.dtype != DType::bf16 && p.q.dtype != DType::f16)
       return fmt::format("type {}, takes bf16 and f16 on GPUs", name_of(p.q.dtype));
-    if (find(p) == nullptr)
-      return fmt::format(
-          "{} with {} is not in this build (QUIETFORMER_ATTENTION_INSTANCES={}, full has it)",
-          name_of(p.score), p.normalizer, kInstances);
+    const bool forward = direction == Direction::forward;
     const std::int64_t most = *std::max_element(std::begin(kFlashDims), std::end(kFlashDims));
     for (const auto& [name, dim] : {std::pair{"D", p.q.shape[3]}, {"Dv", p.v.shape[3]}})
       if (dim > most) return fmt::format("head dim {} = {}, takes at most {}", name, dim, most);
+    if (find(p) == nullptr)
+      return fmt::format(
+          "{} with {} in {} for head dims up to {} is not in this build "
+          "(QUIETFORMER_ATTENTION_INSTANCES={}, full has it)",
+          name_of(p.score), p.normalizer, name_of(p.q.dtype), dim_of(p), kInstances);
     // Positions and blocks are counted in 32 bits.
-    const std::int64_t rows = p.q.shape[0] * p.heads() * (p.q.shape[2] / 64 + p.batch() + 1),
-                       columns = p.q.shape[0] * p.heads() * (p.k.shape[2] / 64 + p.batch() + 1);
+    const std::int64_t rows = p.q.shape[0] * p.heads() * (p.q.shape[2] / 32 + p.batch() + 1),
+                       columns = p.q.shape[0] * p.heads() * (p.k.shape[2] / 32 + p.batch() + 1);
     if (std::max(p.q.shape[2], p.k.shape[2]) > 1 << 30 || std::max(rows, columns) > 1 << 30)
       return "more rows than 32 bits count";
-    if (direction == Direction::forward && present(p.weights))
-      return "never holds the weights that the problem asks for";
+    if (!forward)
+      if (auto reason = too_little_shared_memory(p)) return reason;
+    if (forward && present(p.weights)) return "never holds the weights that the problem asks for";
     return std::nullopt;
   }
 
-  std::int64_t workspace_bytes(const Context&, const AttentionProblem& problem,
+  std::int64_t workspace_bytes(const Context& ctx, const AttentionProblem& problem,
                                Direction direction) const override {
-    return direction == Direction::backward ? 0 : ForwardWorkspace(problem).bytes;
+    if (direction == Direction::forward) return ForwardWorkspace(problem).bytes;
+    const BackwardPlan plan(problem);
+    return plan.front + FlashBackwardCall(ctx, plan.problem).bytes;
   }
 
   void forward(const Context& ctx, const AttentionProblem& problem) const override {
@@ -136,7 +199,19 @@ class Flash final : public AttentionImplementation {
   }
 
   void backward(const Context& ctx, const AttentionProblem& problem) const override {
-    prepare(*this, ctx, problem, Direction::backward);  // throws: why_not()
+    prepare(*this, ctx, problem, Direction::backward);
+    QF_EXPECTS(ctx.device == problem.q.device);
+    const BackwardPlan plan(problem);
+    const bool before = normalised_before(problem);
+    if (before) {
+      unit_groups(ctx, plan.problem.q, problem.q, problem.groups);
+      unit_groups(ctx, plan.problem.k, problem.k, problem.groups);
+    }
+    find(problem)->backward(ctx, plan.problem);
+    if (before) {
+      unit_groups_backward(ctx, problem.dq, problem.q, problem.groups);
+      unit_groups_backward(ctx, problem.dk, problem.k, problem.groups);
+    }
   }
 };
 
@@ -159,7 +234,6 @@ FlashForwardCall::FlashForwardCall(const Context& ctx, const AttentionProblem& p
       k{RowTensor(p.k), RowTensor(p.k2)},
       v(p.v),
       o(p.o),
-      bf16(p.q.dtype == DType::bf16),
       heads(static_cast<int>(p.heads())),
       group(static_cast<int>(p.heads() / p.kv_heads())),
       batch(static_cast<int>(p.q.shape[0])),

@@ -26,7 +26,6 @@ struct RowTensor {
 
 struct FlashForwardCall {
   RowTensor q[2], k[2], v, o;  // [2]: near and far pair
-  bool bf16;                   // else f16
   int heads, group, batch;     // group: query heads per key head; batch: of the tensors
   int queries, keys;           // L, S; packed: of all sequences together
   int dim, value_dim;          // D, Dv
@@ -47,10 +46,17 @@ struct FlashForwardCall {
 
 /// Head dims are padded to one of these.
 inline constexpr int kFlashDims[] = {64, 128, 256};
+constexpr int padded_dim(std::int64_t dim) {
+  return dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
+}
 
-/// One (score, normaliser) pair; instantiated in generated sources, one per pair.
-template <class S, class N>
-struct FlashPair {
+struct Bf16;  // mma.cuh
+struct F16;
+
+/// The forward of a (score, normaliser) pair for an operand type and a padded head dim;
+/// instantiated in generated sources, one each.
+template <class S, class N, class T, int dim>
+struct FlashInstance {
   /// Starts the kernels of forward for a problem that why_not() accepts. The norms of unit operands
   /// must be there, and row_state where total_attention is asked for.
   static void forward(const Context& ctx, const FlashForwardCall& call);
@@ -63,5 +69,8 @@ void inverse_norms(const Context& ctx, float* out, const Tensor& x);
 /// out = x with each of `groups` slices of features divided by its l2 norm; out is contiguous, of
 /// the shape and type of x.
 void unit_groups(const Context& ctx, const Tensor& out, const Tensor& x, int groups);
+
+/// dx, the gradient of that `out`, becomes the gradient of x; absent is fine. Any strides.
+void unit_groups_backward(const Context& ctx, const Tensor& dx, const Tensor& x, int groups);
 
 }  // namespace quietformer::cuda

@@ -51,6 +51,33 @@ __global__ void unit_groups_kernel(std::uint16_t* out, RowTensor x, std::int64_t
   }
 }
 
+/// Rows of dx hold dy of y = x / |x| and become dx = (dy - y (y.dy)) / |x|, group after group. A
+/// warp per row.
+template <class T>
+__global__ void unit_groups_backward_kernel(RowTensor dx, RowTensor x, std::int64_t rows, int heads,
+                                            int length, int dim, int groups) {
+  const std::int64_t row = std::int64_t{blockIdx.x} * kWarps + threadIdx.x / kLanes;
+  if (row >= rows) return;
+  const std::int64_t head = row / length;
+  const std::uint16_t* const from = x.rows(head / heads, head % heads) + row % length * x.row;
+  std::uint16_t* const to = dx.rows(head / heads, head % heads) + row % length * dx.row;
+  const int size = dim / groups;
+  for (int group = 0; group < groups; ++group) {
+    const std::uint16_t* const slice = from + group * size;
+    std::uint16_t* const gradient = to + group * size;
+    float product = 0;
+    for (int i = threadIdx.x % kLanes; i < size; i += kLanes)
+      product += T::low(slice[i]) * T::low(gradient[i]);
+    for (unsigned step = kLanes / 2; step > 0; step /= 2)
+      product += __shfl_xor_sync(0xFFFFFFFFu, product, step);
+    const float squares = sum_of_squares<T>(slice, size), inverse = Cosine::inverse_norm(squares),
+                projection = Cosine::projection(product * inverse, squares) * inverse;
+    for (int i = threadIdx.x % kLanes; i < size; i += kLanes)
+      gradient[i] = static_cast<std::uint16_t>(
+          T::pack((T::low(gradient[i]) - T::low(slice[i]) * projection) * inverse, 0));
+  }
+}
+
 LaunchShape shape_for_rows(std::int64_t rows) {
   return {dim3(static_cast<unsigned>((rows + kWarps - 1) / kWarps)), dim3(kWarps * kLanes)};
 }
@@ -79,6 +106,17 @@ void unit_groups(const Context& ctx, const Tensor& out, const Tensor& x, int gro
          x.dtype == DType::bf16 ? unit_groups_kernel<Bf16> : unit_groups_kernel<F16>,
          static_cast<std::uint16_t*>(out.data), RowTensor(x), rows, static_cast<int>(x.shape[1]),
          static_cast<int>(x.shape[2]), static_cast<int>(x.shape[3]), groups);
+}
+
+void unit_groups_backward(const Context& ctx, const Tensor& dx, const Tensor& x, int groups) {
+  const CurrentDevice current(ctx.device);
+  const std::int64_t rows = rows_of(x);
+  if (rows == 0 || !dx) return;
+  launch(
+      ctx, "unit groups backward", shape_for_rows(rows),
+      x.dtype == DType::bf16 ? unit_groups_backward_kernel<Bf16> : unit_groups_backward_kernel<F16>,
+      RowTensor(dx), RowTensor(x), rows, static_cast<int>(x.shape[1]), static_cast<int>(x.shape[2]),
+      static_cast<int>(x.shape[3]), groups);
 }
 
 }  // namespace quietformer::cuda

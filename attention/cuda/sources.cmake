@@ -1,22 +1,33 @@
-# The kernels of `flash` on GPUs, one source per (score, normaliser) pair of
-# QUIETFORMER_ATTENTION_INSTANCES. Included by attention/CMakeLists.txt.
+# The kernels of `flash` on GPUs: for each instance of QUIETFORMER_ATTENTION_INSTANCES, a (score,
+# normaliser) pair for an operand type and a padded head dim, one source of forward and one of
+# backward. Included by attention/CMakeLists.txt.
 
-set(flash_pairs_dev dot_softmax_n)
-set(flash_pairs_ci ${flash_pairs_dev} dot_sigmoid cosine_softmax_n piecewise_softmax_n)
+set(flash_dev dot_softmax_n_bf16_64 dot_softmax_n_bf16_128)
+# Every score, normaliser, type and head dim once.
+set(flash_ci dot_softmax_n_bf16_64 dot_softmax_n_bf16_256 cosine_sigmoid_bf16_64 piecewise_softmax_n_f16_128)
 
-set(QUIETFORMER_FLASH_CUDA_PAIRS_X "")
+set(QUIETFORMER_FLASH_CUDA_INSTANCES_X "")
 foreach(score ${QUIETFORMER_SCORES})
   type_name(score_type ${score})
   foreach(normalizer ${QUIETFORMER_NORMALIZERS})
     type_name(normalizer_type ${normalizer})
-    if(QUIETFORMER_ATTENTION_INSTANCES STREQUAL "full" OR
-       ${score}_${normalizer} IN_LIST flash_pairs_${QUIETFORMER_ATTENTION_INSTANCES})
-      string(APPEND QUIETFORMER_FLASH_CUDA_PAIRS_X " X(${score_type}, ${normalizer_type})")
-      set(source ${generated}/cuda/flash_${score}_${normalizer}.cu)
-      configure_file(cuda/flash_instance.cu.in ${source} @ONLY)
-      list(APPEND cuda_sources ${source})
-    endif()
+    foreach(operand bf16 f16)
+      type_name(operand_type ${operand})
+      foreach(dim 64 128 256)
+        set(instance ${score}_${normalizer}_${operand}_${dim})
+        if(QUIETFORMER_ATTENTION_INSTANCES STREQUAL "full" OR
+           ${instance} IN_LIST flash_${QUIETFORMER_ATTENTION_INSTANCES})
+          string(APPEND QUIETFORMER_FLASH_CUDA_INSTANCES_X
+                 " X(${score_type}, ${normalizer_type}, ${operand_type}, ${operand}, ${dim})")
+          foreach(direction forward backward)
+            set(source ${generated}/cuda/flash_${direction}_${instance}.cu)
+            configure_file(cuda/flash_${direction}_instance.cu.in ${source} @ONLY)
+            list(APPEND cuda_sources ${source})
+          endforeach()
+        endif()
+      endforeach()
+    endforeach()
   endforeach()
 endforeach()
-configure_file(cuda/pairs.h.in ${generated}/cuda/pairs.h @ONLY)
-list(APPEND cuda_sources cuda/flash.cpp cuda/inverse_norms.cu cuda/options.cpp)
+configure_file(cuda/instances.h.in ${generated}/cuda/instances.h @ONLY)
+list(APPEND cuda_sources cuda/flash.cpp cuda/flash_backward_call.cpp cuda/inverse_norms.cu cuda/options.cpp)

@@ -136,8 +136,13 @@ struct SoftmaxN {
 
   template <class T, class A>
   QF_HOST_DEVICE static T weight(T score, const Row<A>& row, const Parameters<A>&) {
-    // A row without denominator saw only -inf; subtracting +inf keeps its weights at 0, not NaN.
-    return math::exp(score - T(row.lse > -math::kInfinity<A> ? row.lse : math::kInfinity<A>));
+    return math::exp(score - T(denominator_or_infinity(row)));
+  }
+
+  template <class T, class A>
+  QF_HOST_DEVICE static T weight_of_product(T x, T factor, const Row<A>& row,
+                                            const Parameters<A>&) {
+    return math::exp_affine(x, factor, -T(denominator_or_infinity(row)));
   }
 
   template <class T, class A>
@@ -159,6 +164,12 @@ struct SoftmaxN {
   template <class A>
   QF_HOST_DEVICE static A finite_or_zero(A max) {
     return max > -math::kInfinity<A> ? max : A(0);
+  }
+
+  /// A row without denominator saw only -inf; subtracting +inf keeps its weights at 0, not NaN.
+  template <class A>
+  QF_HOST_DEVICE static A denominator_or_infinity(const Row<A>& row) {
+    return row.lse > -math::kInfinity<A> ? row.lse : math::kInfinity<A>;
   }
 
   /// exp(logit - L): the part of the denominator that a key of this logit makes up.

@@ -1,8 +1,5 @@
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include "core/cuda/launch.h"
 #include "core/cuda/memory.h"
+#include "core/cuda/storage.cuh"
 
 namespace quietformer::cuda {
 namespace {
@@ -18,7 +15,26 @@ void fill_as(const Context& ctx, const Tensor& out, T value) {
   launch(ctx, "fill", shape_for(count), fill_kernel<T>, static_cast<T*>(out.data), count, value);
 }
 
+template <class To, class From>
+__global__ void convert_kernel(To* to, const From* __restrict__ from, std::int64_t count) {
+  for (std::int64_t i = first_index(); i < count; i += index_step())
+    to[i] = narrow<To>(widen(from[i]));
+}
+
 }  // namespace
+
+void convert(const Context& ctx, const Tensor& to, const Tensor& from) {
+  expect_on_device(ctx, to, from);
+  QF_EXPECTS(to.shape == from.shape && to.contiguous() && from.contiguous());
+  if (to.count() == 0) return;
+  const CurrentDevice current(ctx.device);
+  dispatch_storage(to.dtype, [&]<class To>() {
+    dispatch_storage(from.dtype, [&]<class From>() {
+      launch(ctx, "convert", shape_for(to.count()), convert_kernel<To, From>, to.as<To>(),
+             from.as<From>(), to.count());
+    });
+  });
+}
 
 void fill(const Context& ctx, const Tensor& out, double value) {
   QF_EXPECTS(out.contiguous() && out.device == ctx.device);

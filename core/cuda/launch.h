@@ -54,17 +54,15 @@ __device__ inline std::int64_t index_step() {
   return std::int64_t{blockDim.x} * gridDim.x;
 }
 
-/// Starts `kernel` on ctx.device, which must be current. `name` appears in errors. Bad launch
-/// parameters are reported here; what goes wrong inside the kernel, here in debug builds (which
-/// wait for it) and at the next synchronisation otherwise.
+/// Starts `kernel` on ctx.stream of ctx.device, which must be current. `name` appears in errors.
+/// Bad launch parameters are reported here; what goes wrong inside the kernel, at the next
+/// synchronisation (with CUDA_LAUNCH_BLOCKING=1 in the environment, here).
 template <class... Parameters, class... Arguments>
 void launch(const Context& ctx, std::string_view name, const LaunchShape& shape,
             void (*kernel)(Parameters...), Arguments&&... arguments) {
-  kernel<<<shape.grid, shape.block, shape.shared_bytes>>>(static_cast<Parameters>(arguments)...);
+  kernel<<<shape.grid, shape.block, shape.shared_bytes, ctx.stream>>>(
+      static_cast<Parameters>(arguments)...);
   check_cuda(cudaGetLastError(), name, ctx.device);
-#ifndef NDEBUG
-  check_cuda(cudaDeviceSynchronize(), name, ctx.device);
-#endif
 }
 
 }  // namespace quietformer::cuda

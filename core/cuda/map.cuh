@@ -3,26 +3,13 @@
 
 #include <cstdint>
 
-#include "core/cuda/launch.h"
+#include "core/cuda/storage.cuh"
 
 namespace quietformer::cuda {
 
-/// Neighbouring elements that one access moves.
-template <class T>
-struct alignas(16) Pack {
-  static constexpr int kSize = 16 / sizeof(T);
-  T value[kSize];
-};
-
-/// Whether all these start where a Pack may.
-template <class... T>
-bool starts_pack(const T*... data) {
-  return ((reinterpret_cast<std::uintptr_t>(data) % 16 == 0) && ...);
-}
-
 template <class T, class F, class... Packs>
-__device__ Pack<T> map_pack(const F& f, const Packs&... in) {
-  Pack<T> out;
+__device__ Wide<T> map_pack(const F& f, const Packs&... in) {
+  Wide<T> out;
 #pragma unroll
   for (int j = 0; j < Pack<T>::kSize; ++j) out.value[j] = f(in.value[j]...);
   return out;
@@ -31,14 +18,15 @@ __device__ Pack<T> map_pack(const F& f, const Packs&... in) {
 /// `packs` packs, then single elements up to `count`.
 template <class T, class F, class... In>
 __global__ void map_kernel(T* out, std::int64_t packs, std::int64_t count, F f, const In*... in) {
+  constexpr int kSize = Pack<T>::kSize;
   for (std::int64_t i = first_index(); i < packs; i += index_step())
-    reinterpret_cast<Pack<T>*>(out)[i] = map_pack<T>(f, reinterpret_cast<const Pack<T>*>(in)[i]...);
-  for (std::int64_t i = packs * Pack<T>::kSize + first_index(); i < count; i += index_step())
-    out[i] = f(in[i]...);
+    store_pack(out + i * kSize, map_pack<T>(f, load_pack(in + i * kSize)...));
+  for (std::int64_t i = packs * kSize + first_index(); i < count; i += index_step())
+    out[i] = narrow<T>(f(widen(in[i])...));
 }
 
 /// out[i] = f(in[i]...) for i in [0, count); out may alias inputs exactly. F is a functor with a
-/// __device__ T operator()(T...) const.
+/// __device__ C operator()(C...) const, C = Compute<T>.
 template <class T, class F, class... In>
 void map(const Context& ctx, std::string_view name, T* out, std::int64_t count, const F& f,
          const In*... in) {

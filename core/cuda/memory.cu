@@ -73,7 +73,9 @@ void* allocate(std::int64_t bytes, Device device) {
   const std::string what = "allocating " + std::to_string(bytes) + " bytes";
   void* data = nullptr;
   check_cuda(cudaMalloc(&data, static_cast<std::size_t>(bytes)), what, device);
-  const cudaError_t cleared = cudaMemset(data, 0, static_cast<std::size_t>(bytes));
+  cudaError_t cleared = cudaMemset(data, 0, static_cast<std::size_t>(bytes));
+  // cudaMemset may return early, and streams of our own do not wait for the default one.
+  if (cleared == cudaSuccess) cleared = cudaStreamSynchronize(nullptr);
   if (cleared != cudaSuccess) cudaFree(data);
   check_cuda(cleared, what, device);
   return data;
@@ -96,17 +98,34 @@ void copy(const Tensor& to, const Tensor& from) {
   const Device gpu = to.device.type == DeviceType::cuda ? to.device : from.device;
   QF_EXPECTS(gpu.type == DeviceType::cuda);
   const CurrentDevice current(gpu);
+  const std::string what = "copying " + std::to_string(to.bytes()) + " bytes";
+  check_cuda(cudaDeviceSynchronize(), what, gpu);
   // cudaMemcpyDefault reads the direction off the addresses (unified addressing, every 64-bit GPU).
   check_cuda(
-      cudaMemcpy(to.data, from.data, static_cast<std::size_t>(to.bytes()), cudaMemcpyDefault),
-      "copying " + std::to_string(to.bytes()) + " bytes", gpu);
-  check_cuda(cudaDeviceSynchronize(), "copying",
-             gpu);  // cudaMemcpy between devices may return early
+      cudaMemcpy(to.data, from.data, static_cast<std::size_t>(to.bytes()), cudaMemcpyDefault), what,
+      gpu);
+  check_cuda(cudaDeviceSynchronize(), what, gpu);  // a copy between devices may return early
+}
+
+void copy_async(const Context& ctx, const Tensor& to, const Tensor& from) {
+  QF_EXPECTS(to.shape == from.shape && to.dtype == from.dtype);
+  QF_EXPECTS(to.contiguous() && from.contiguous());
+  QF_EXPECTS(to.device == ctx.device || from.device == ctx.device);
+  if (to.bytes() == 0) return;
+  const CurrentDevice current(ctx.device);
+  check_cuda(cudaMemcpyAsync(to.data, from.data, static_cast<std::size_t>(to.bytes()),
+                             cudaMemcpyDefault, ctx.stream),
+             "copying " + std::to_string(to.bytes()) + " bytes", ctx.device);
 }
 
 void synchronize(Device device) {
   const CurrentDevice current(device);
   check_cuda(cudaDeviceSynchronize(), "waiting", device);
+}
+
+void synchronize(const Context& ctx) {
+  const CurrentDevice current(ctx.device);
+  check_cuda(cudaStreamSynchronize(ctx.stream), "waiting", ctx.device);
 }
 
 }  // namespace quietformer::cuda

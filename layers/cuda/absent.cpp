@@ -53,6 +53,15 @@ void norm_backward_parameters(const Context&, NormKind, const Tensor&, const Ten
                               const Tensor&, const NormStatistics&) {
   absent();
 }
+void norm_backward(const Context&, NormKind, const Tensor&, const Tensor&, const Tensor&,
+                   const Tensor&, const Tensor&, const NormStatistics&, const Tensor&, double,
+                   Accumulate) {
+  absent();
+}
+void join_norm_forward(const Context&, NormKind, const Tensor&, const NormStatistics&, const Join&,
+                       const Tensor&, const Tensor&, double) {
+  absent();
+}
 void embedding_forward(const Context&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                        double) {
   absent();
@@ -66,7 +75,7 @@ void rotate(const Context&, const Tensor&, const Tensor&, const RotaryTable&, co
   absent();
 }
 void cross_entropy_forward(const Context&, const Tensor&, const Tensor&, const Tensor&,
-                           const Tensor&, const Tensor&) {
+                           const Tensor&, const Tensor&, const LossGradient&) {
   absent();
 }
 void cross_entropy_backward(const Context&, const Tensor&, const Tensor&, const Tensor&,

@@ -12,14 +12,29 @@ __global__ void copy_to_rows_kernel(T* y, std::int64_t stride, const T* __restri
   for (std::int64_t c = lane(); c < columns; c += kWarp) y[row * stride + c] = bias[c];
 }
 
-template <class T>
-struct Element {
+template <class T, int kWide>
+struct Elements {
   const T* data;
   std::int64_t stride;
-  __device__ void operator()(T (&sum)[1], std::int64_t r, std::int64_t c) const {
-    sum[0] += data[r * stride + c];
+  __device__ void operator()(Compute<T> (&sum)[1][kWide], std::int64_t r, std::int64_t c) const {
+    const T* at = data + r * stride + c;
+    if constexpr (kWide == 1) {
+      sum[0][0] += widen(*at);
+    } else {
+      const Wide<T> pack = load_pack(at);
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) sum[0][j] += pack.value[j];
+    }
   }
 };
+
+template <class T, int kWide>
+void add_rows_by(const Context& ctx, const Tensor& sums, const Tensor& matrix) {
+  using C = Compute<T>;
+  add_column_sums<C, 1, kWide>(ctx, "linear_backward_bias", {sums.as<C>()}, matrix.shape[0],
+                               matrix.shape[1],
+                               Elements<T, kWide>{matrix.as<T>(), matrix.stride[0]});
+}
 
 }  // namespace
 
@@ -27,7 +42,7 @@ void copy_to_rows(const Context& ctx, const Tensor& y, const Tensor& bias) {
   expect_on_device(ctx, y, bias);
   if (y.count() == 0) return;
   const CurrentDevice current(ctx.device);
-  dispatch_floating(y.dtype, [&]<class T>() {
+  dispatch_storage(y.dtype, [&]<class T>() {
     launch(ctx, "linear_bias", warp_per_row(y.shape[0]), copy_to_rows_kernel<T>, y.as<T>(),
            y.stride[0], bias.as<T>(), y.shape[0], y.shape[1]);
   });
@@ -36,9 +51,13 @@ void copy_to_rows(const Context& ctx, const Tensor& y, const Tensor& bias) {
 void add_rows(const Context& ctx, const Tensor& sums, const Tensor& matrix) {
   expect_on_device(ctx, sums, matrix);
   const CurrentDevice current(ctx.device);
-  dispatch_floating(matrix.dtype, [&]<class T>() {
-    add_column_sums<T, 1>(ctx, "linear_backward_bias", {sums.as<T>()}, matrix.shape[0],
-                          matrix.shape[1], Element<T>{matrix.as<T>(), matrix.stride[0]});
+  dispatch_storage(matrix.dtype, [&]<class T>() {
+    constexpr int kWide = Pack<T>::kSize;
+    if (matrix.shape[1] % kWide == 0 && matrix.stride[0] % kWide == 0 &&
+        starts_pack(matrix.as<T>()))
+      add_rows_by<T, kWide>(ctx, sums, matrix);
+    else
+      add_rows_by<T, 1>(ctx, sums, matrix);
   });
 }
 

@@ -4,8 +4,8 @@
 // core/cuda/memory.h.
 //
 // All return before the GPU is done and none waits for it. Sums run in an order that depends on
-// sizes alone, so the same inputs give the same bits. f32 and f64. Tensors that are not on
-// ctx.device are std::logic_error.
+// sizes alone, so the same inputs give the same bits. f64, f32, bf16 and f16; the last two compute
+// in f32 and round each result once. Tensors that are not on ctx.device are std::logic_error.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,7 @@
 #include "core/gemm.h"
 #include "core/tensor.h"
 #include "layers/activation.h"
+#include "layers/cross_entropy.h"
 #include "layers/dropout.h"
 #include "layers/norm.h"
 #include "layers/position.h"
@@ -49,7 +50,15 @@ void norm_backward_parameters(const Context& ctx, NormKind kind, const Tensor& d
                               const Tensor& d_bias, const Tensor& dy, const Tensor& x,
                               const NormStatistics& saved);
 
-// embedding.cu: embedding and rotary positions
+void norm_backward(const Context& ctx, NormKind kind, const Tensor& dx, const Tensor& d_weight,
+                   const Tensor& d_bias, const Tensor& dy, const Tensor& x,
+                   const NormStatistics& saved, const Tensor& weight, double eps,
+                   Accumulate accumulate);
+void join_norm_forward(const Context& ctx, NormKind kind, const Tensor& y,
+                       const NormStatistics& saved, const Join& join, const Tensor& weight,
+                       const Tensor& bias, double eps);
+
+// embedding.cu, embedding_backward.cu: embedding and rotary positions
 void embedding_forward(const Context& ctx, const Tensor& y, const Tensor& tokens,
                        const Tensor& weight, const Tensor& positions, double scale);
 void embedding_backward(const Context& ctx, const Tensor& d_weight, const Tensor& d_positions,
@@ -60,7 +69,8 @@ void rotate(const Context& ctx, const Tensor& y, const Tensor& x, const RotaryTa
 
 // cross_entropy.cu
 void cross_entropy_forward(const Context& ctx, const Tensor& loss, const Tensor& row_loss,
-                           const Tensor& row_lse, const Tensor& logits, const Tensor& targets);
+                           const Tensor& row_lse, const Tensor& logits, const Tensor& targets,
+                           const LossGradient& gradient);
 void cross_entropy_backward(const Context& ctx, const Tensor& d_logits, const Tensor& logits,
                             const Tensor& targets, const Tensor& loss, const Tensor& row_lse,
                             double scale);

@@ -4,11 +4,13 @@
 
 namespace quietformer::cuda {
 
-void optimizer_step(const Context&, const OptimConfig&, const StepTensors&, double, std::int64_t,
-                    double) {
+void optimizer_step(const Context&, const OptimConfig&, const StepTensors&, const StepNumbers&) {
   throw RunError(unavailable());
 }
-void sum_of_squares(const Context&, const Tensor&, const Tensor&) {
+void sum_of_squares(const Context&, const Tensor&, const Tensor&, const Tensor&, double) {
+  throw RunError(unavailable());
+}
+void begin_step(const Context&, const Tensor&, double, double) {
   throw RunError(unavailable());
 }
 

@@ -19,14 +19,15 @@ struct Rule {
   struct Update {
     T keep, one_minus_beta1, beta2, one_minus_beta2, step_size, root_scale, eps;
 
-    Update(const OptimConfig& config, double lr, std::int64_t step, double weight_decay)
+    QF_HOST_DEVICE Update(const RuleConstants& constants, double lr, double step,
+                          double weight_decay)
         : keep(T(1 - lr * weight_decay)),
-          one_minus_beta1(T(1 - config.betas[0])),
-          beta2(T(config.betas[1])),
-          one_minus_beta2(T(1 - config.betas[1])),
-          step_size(T(lr / (1 - std::pow(config.betas[0], double(step + 1))))),
-          root_scale(T(1 / std::sqrt(1 - std::pow(config.betas[1], double(step + 1))))),
-          eps(T(config.eps)) {}
+          one_minus_beta1(T(1 - constants.beta1)),
+          beta2(T(constants.beta2)),
+          one_minus_beta2(T(1 - constants.beta2)),
+          step_size(T(lr / (1 - std::pow(constants.beta1, step + 1)))),
+          root_scale(T(1 / std::sqrt(1 - std::pow(constants.beta2, step + 1)))),
+          eps(T(constants.eps)) {}
 
     QF_HOST_DEVICE void operator()(T& value, T grad, T& m, T& v) const {
       m += one_minus_beta1 * (grad - m);

@@ -18,11 +18,11 @@ struct Rule {
   struct Update {
     T lr, keep, one_minus_beta1, one_minus_beta2;
 
-    Update(const OptimConfig& config, double lr_, std::int64_t, double weight_decay)
+    QF_HOST_DEVICE Update(const RuleConstants& constants, double lr_, double, double weight_decay)
         : lr(T(lr_)),
           keep(T(1 - lr_ * weight_decay)),
-          one_minus_beta1(T(1 - config.betas[0])),
-          one_minus_beta2(T(1 - config.betas[1])) {}
+          one_minus_beta1(T(1 - constants.beta1)),
+          one_minus_beta2(T(1 - constants.beta2)) {}
 
     QF_HOST_DEVICE void operator()(T& value, T grad, T& m) const {
       const T direction = m + one_minus_beta1 * (grad - m);

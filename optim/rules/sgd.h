@@ -18,8 +18,8 @@ struct Rule {
   struct Update {
     T lr, momentum, decay;
 
-    Update(const OptimConfig& config, double lr_, std::int64_t, double weight_decay)
-        : lr(T(lr_)), momentum(T(config.betas[0])), decay(T(weight_decay)) {}
+    QF_HOST_DEVICE Update(const RuleConstants& constants, double lr_, double, double weight_decay)
+        : lr(T(lr_)), momentum(T(constants.beta1)), decay(T(weight_decay)) {}
 
     QF_HOST_DEVICE void operator()(T& value, T grad, T& buffer) const {
       buffer = momentum * buffer + (grad + decay * value);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention/attention.h"
+#include "tests/attention/device_run.h"
 #include "tests/support/tensors.h"
 
 namespace quietformer::test {
@@ -18,6 +19,13 @@ namespace quietformer::test {
 inline std::string implementation_under_test() {
   const char* name = std::getenv("QUIETFORMER_ATTENTION_IMPLEMENTATION");
   return name != nullptr ? name : "reference";
+}
+
+/// By its name alone.
+inline const AttentionImplementation& find_implementation(std::string_view name) {
+  for (const AttentionImplementation* implementation : implementations())
+    if (implementation->name() == name) return *implementation;
+  throw std::logic_error("no such implementation");
 }
 
 enum class Layout { heads_first, rows_first };  // (B,H,T,D) or (B,T,H,D) in memory
@@ -82,8 +90,9 @@ class AttentionCase {
   const AttentionImplementation& implementation() const {
     return choose(o_.implementation, problem);
   }
-  void forward() const { implementation().forward(ctx, problem); }
-  void backward() const { implementation().backward(ctx, problem); }
+  /// On the device under test; see device_run.h.
+  void forward() const { run(Direction::forward); }
+  void backward() const { run(Direction::backward); }
 
   /// sum(o * do), after a forward.
   double loss() const {
@@ -152,6 +161,15 @@ class AttentionCase {
     problem.cu_seqlens_q = cumulate(o_.queries, o_.L);
     problem.cu_seqlens_k = cumulate(o_.keys, o_.S);
     o_.B = 1;
+  }
+
+  void run(Direction direction) const {
+    if (gpu_under_test())
+      copies_.run(find_implementation(o_.implementation), ctx, problem, direction);
+    else if (direction == Direction::forward)
+      implementation().forward(ctx, problem);
+    else
+      implementation().backward(ctx, problem);
   }
 
   void inputs() {
@@ -229,6 +247,30 @@ class AttentionCase {
   std::uint32_t seeds_ = 0;
   std::deque<GuardedTensor> owned_;
   GuardedTensor workspace_;
+  mutable GpuCopies copies_;
 };
+
+/// close() for every result. The allowance of a gradient is never less than that of the largest
+/// gradient, since gradients that ought to vanish are sums that cancel, and dscale's, the longest
+/// such sum, is thirty times that.
+inline void expect_close_results(const std::vector<std::pair<std::string, Tensor>>& found,
+                                 const std::vector<std::pair<std::string, Tensor>>& expected,
+                                 double tolerance) {
+  ASSERT_EQ(found.size(), expected.size());
+  double largest = 0;
+  for (const auto& [name, tensor] : expected)
+    if (name[0] == 'd' && name != "dscale") largest = std::max(largest, max_abs(tensor));
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const auto& [name, tensor] = expected[i];
+    const bool gradient = name[0] == 'd' || name[0] == 'g';
+    const double floor = gradient ? largest * (name == "dscale" ? 30 : 1) : 0,
+                 own = max_abs(tensor);
+    const double raised = own < floor && own > 0 ? tolerance * floor / own : tolerance;
+    if (own == 0 && gradient)
+      ASSERT_LE(max_abs(found[i].second), tolerance * floor) << name;
+    else
+      ASSERT_TRUE(close(found[i].second, tensor, raised)) << name;
+  }
+}
 
 }  // namespace quietformer::test

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "attention/attention.h"
+#include "tests/attention/device_run.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/safetensors.h"
 #include "tests/support/tensors.h"
@@ -25,6 +26,7 @@ struct FixtureRun {
   Context ctx{};
   AttentionProblem problem{};
   std::vector<OwnedTensor> owned{};
+  test::GpuCopies copies{};
 
   std::string path(const std::string& name) const {
     return meta.at("name").get<std::string>() + "/" + name;
@@ -72,8 +74,17 @@ struct FixtureRun {
     p.dq = output(p.q.shape), p.dk = output(p.k.shape), p.dv = output(p.v.shape);
     p.dq2 = output(p.q2.shape), p.dk2 = output(p.k2.shape), p.dbias = output(p.bias.shape);
     p.workspace = keep({DType::u8, {workspace_bytes(implementation, ctx, p)}});
-    implementation.forward(ctx, p);
-    implementation.backward(ctx, p);
+    run(Direction::forward);
+    run(Direction::backward);
+  }
+
+  void run(Direction direction) {
+    if (test::gpu_under_test())
+      copies.run(implementation, ctx, problem, direction);
+    else if (direction == Direction::forward)
+      implementation.forward(ctx, problem);
+    else
+      implementation.backward(ctx, problem);
   }
 
   /// Compares every result that the file holds; returns how many there were.

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "attention/cuda/reference.h"
 #include "tests/attention/attention_case.h"
 #include "tests/attention/naive.h"
 
@@ -57,8 +58,23 @@ TEST(Registry, AutoChoosesWhatCanRun) {
   c.problem.weights = c.make(DType::f64, {2, 2, 4, 5});
   EXPECT_EQ(choose("auto", c.problem).name(), "reference");
   EXPECT_THROW(choose("flash", c.problem), InputError);
+  c.problem.weights = Tensor();
+  EXPECT_EQ(choose("auto", c.problem, Direction::forward).name(), "flash");
+}
+
+TEST(Registry, TheDeviceOfQueriesDecidesWhichImplementationRuns) {
+  AttentionCase c(CaseOptions{});
+  const AttentionImplementation& reference = choose("reference", c.problem);
+  EXPECT_EQ(cuda::reference_implementation().name(), "reference");
   c.problem.q.device.type = DeviceType::cuda;
-  EXPECT_THROW(choose("reference", c.problem), InputError);
+  for (const Direction direction : {Direction::forward, Direction::backward}) {
+    const auto reason = cuda::reference_implementation().why_not(c.problem, direction);
+    EXPECT_EQ(reference.why_not(c.problem, direction), reason);
+    if (reason)
+      EXPECT_THROW(choose("reference", c.problem), InputError);
+    else
+      EXPECT_EQ(&choose("reference", c.problem), &reference);
+  }
 }
 
 TEST(Workspace, NeedsShapesOnly) {

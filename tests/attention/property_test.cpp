@@ -254,10 +254,14 @@ TEST_P(AttentionProperty, PackedSequencesAreSequencesAlone) {
     take(a.q, p.q, true), take(a.q2, p.q2, true), take(a.do_, p.do_, true);
     take(a.k, p.k, false), take(a.k2, p.k2, false), take(a.v, p.v, false);
     run(alone);
-    EXPECT_TRUE(test::same_bits(rows(p.o, true), a.o)) << b;
-    EXPECT_TRUE(test::same_bits(rows(p.dq, true), a.dq)) << b;
-    EXPECT_TRUE(test::same_bits(rows(p.dk, false), a.dk)) << b;
-    EXPECT_TRUE(test::same_bits(rows(p.dv, false), a.dv)) << b;
+    // On a GPU cuBLAS adds up in an order that depends on how many keys there are in all.
+    const auto same = [](const Tensor& x, const Tensor& y) {
+      return test::gpu_under_test() ? test::close(x, y, 1e-10) : test::same_bits(x, y);
+    };
+    EXPECT_TRUE(same(rows(p.o, true), a.o)) << b;
+    EXPECT_TRUE(same(rows(p.dq, true), a.dq)) << b;
+    EXPECT_TRUE(same(rows(p.dk, false), a.dk)) << b;
+    EXPECT_TRUE(same(rows(p.dv, false), a.dv)) << b;
     first_query += single.L, first_key += single.S;
   }
 }

@@ -29,6 +29,29 @@ TEST(Half, WidensExactly) {
   }
 }
 
+TEST(Half, SixteenBitFloatsComeBackAndRoundToTheNearestEven) {
+  for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<std::uint16_t>(bits);
+    const float value = f16_to_float(half);
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(f16_to_float(float_to_f16(value)))) << bits;
+      continue;
+    }
+    ASSERT_EQ(float_to_f16(value), half) << bits;
+    const std::uint16_t magnitude = half & 0x7FFF;
+    if (magnitude >= 0x7BFF) continue;
+    // Half way to the next number away from zero the even one of both wins.
+    const float next = f16_to_float(static_cast<std::uint16_t>(half + 1));
+    const float middle = value + (next - value) / 2;
+    ASSERT_EQ(float_to_f16(middle), half % 2 == 0 ? half : half + 1) << bits;
+    ASSERT_EQ(float_to_f16(std::nextafter(middle, value)), half) << bits;
+    ASSERT_EQ(float_to_f16(std::nextafter(middle, next)), half + 1) << bits;
+  }
+  EXPECT_EQ(float_to_f16(65519.0f), 0x7BFF);
+  EXPECT_EQ(float_to_f16(65520.0f), 0x7C00);
+  EXPECT_EQ(float_to_f16(-1e30f), 0xFC00);
+}
+
 TEST(Half, NarrowsToTheNearestAndTiesToEven) {
   // Every bf16 number comes back, and a step of a quarter of its last place does not move it.
   for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {

@@ -22,7 +22,7 @@ def registered(root):
     for lists in sorted((root / "tests").rglob("CMakeLists.txt")):
         text = lists.read_text()
         for name, body in PROGRAM.findall(text):
-            sources = [lists.parent / word for word in body.split() if re.fullmatch(r"\w+\.cpp", word)]
+            sources = [lists.parent / word for word in body.split() if re.fullmatch(r"[\w/]+\.cpp", word)]
             programs[name] = set().union(*(tests_in(source) for source in sources))
         for name, command in COMMAND.findall(text):
             if "${" in name:

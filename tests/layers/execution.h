@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <vector>
 
 #include "tests/layers/op_case.h"
@@ -12,20 +13,31 @@ namespace quietformer::test {
 
 /// Inputs, output and gradients of one run, every written tensor guarded.
 struct Execution {
-  Execution(const OpCase& c, DType dtype, int threads = 1, Device device = {}) : op(c) {
+  /// `values`: inputs are rounded to this type first, so that runs in several types share them.
+  Execution(const OpCase& c, DType dtype, int threads = 1, Device device = {},
+            std::optional<DType> values = {})
+      : op(c) {
+    const DType wide = accumulation_dtype(dtype);
+    const auto random = [&](DType to, const Shape& shape, std::uint32_t seed, double mean,
+                            bool rounds) {
+      const DType from = rounds ? values.value_or(dtype) : to;
+      return copy_to(device, copy_as(normal(from, shape, seed, 1, mean), to));
+    };
     ctx.device = device;
     ctx.threads = threads;
     ctx.mode = c.mode;
     ctx.random = {11, 2, 5};
     std::uint32_t seed = 1;
     for (const OpInput& input : c.inputs) {
-      inputs.push_back(copy_to(device, normal(dtype, input.shape, seed++, 1, input.mean)));
+      inputs.push_back(
+          random(input.wide ? wide : dtype, input.shape, seed++, input.mean, !input.wide));
       views.push_back(inputs.back());
-      d_inputs.emplace_back(dtype, input.shape, device);
+      d_inputs.emplace_back(input.gradient == Writes::accumulates ? wide : dtype, input.shape,
+                            device);
       d_views.push_back(d_inputs.back());
     }
     y = GuardedTensor(dtype, c.output, device);
-    dy = copy_to(device, normal(dtype, c.output, 50));
+    dy = random(dtype, c.output, 50, 0, true);
   }
 
   void forward() { op.forward(ctx, y, views); }

@@ -211,6 +211,31 @@ ModelConfig dropping_model() {
   return model;
 }
 
+TEST(Gpt, TrainsInOneCallAsInTwo) {
+  TestGpt two(dropping_model(), {}, DType::f32, {4, 6}),
+      one(dropping_model(), {}, DType::f32, {4, 6});
+  for (TestGpt* gpt : {&two, &one}) {
+    scatter(gpt->parameters, 0.3);
+    gpt->ctx.mode = Mode::train;
+  }
+  run_step(two, two.tokens, two.targets, 0.25);
+  one.gpt.forward_backward(one.ctx, one.tokens, one.targets, {0.25, {}});
+  EXPECT_TRUE(same_bits(one.gpt.loss(), two.gpt.loss()));
+  EXPECT_TRUE(
+      same_bits(one.parameters.grads().flat(DType::f32), two.parameters.grads().flat(DType::f32)));
+}
+
+TEST(Gpt, SixteenBitParametersNeedAGpu) {
+  for (const DType dtype : {DType::bf16, DType::f16}) try {
+      const ParameterList parameters(dtype);
+      FAIL();
+    } catch (const InputError& error) {
+      EXPECT_EQ(error.what(), std::string(name_of(dtype)) +
+                                  " parameters: found the CPU, which computes in f32 and f64; "
+                                  "expected a GPU");
+    }
+}
+
 TEST(Gpt, MicroBatchesAddUpToTheWholeBatchDropoutIncluded) {
   AttentionConfig attention;
   attention.dropout = 0.3;

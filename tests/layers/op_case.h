@@ -20,8 +20,9 @@ enum class Writes { overwrites, accumulates };
 struct OpInput {
   std::string name;
   Shape shape;
-  Writes gradient = Writes::overwrites;
+  Writes gradient = Writes::overwrites;  // what accumulates has the accumulation type
   double mean = 0;
+  bool wide = false;  // the input has the accumulation type too
 };
 
 struct OpCase {
@@ -29,6 +30,7 @@ struct OpCase {
   std::vector<OpInput> inputs;
   Shape output;
   Mode mode = Mode::evaluate;
+  int roundings = 1;  // to the storage type between an input and a result
   /// y from the inputs.
   /// Tensors are on ctx.device; what else it needs it makes there.
   std::function<void(const Context&, const Tensor& y, const Tensors& in)> forward = {};

@@ -68,8 +68,8 @@ OpCase norm(Sizes s, NormKind kind, const std::string& name, bool heads) {
   OpCase c{name + (heads ? "_heads" : ""), {{"x", wide}}, wide};
   c.inputs[0].mean = 0.4;
   const bool scaled = kind != NormKind::l2, shifted = kind == NormKind::layernorm;
-  if (scaled) c.inputs.push_back({"weight", {n}, Writes::accumulates, 1});
-  if (shifted) c.inputs.push_back({"bias", {n}, Writes::accumulates});
+  if (scaled) c.inputs.push_back({"weight", {n}, Writes::accumulates, 1, true});
+  if (shifted) c.inputs.push_back({"bias", {n}, Writes::accumulates, 0, true});
   const auto part = [=](const Tensor& t) { return heads ? t.slice(1, 1, count) : t; };
   const auto run = [=](const Context& ctx, const Tensor& y, const NormStatistics& saved,
                        const Tensors& in) {
@@ -81,9 +81,9 @@ OpCase norm(Sizes s, NormKind kind, const std::string& name, bool heads) {
     run(ctx, y, {}, in);
   };
   c.backward = [=](const Context& ctx, const Tensors& d, const Tensor& dy, const Tensors& in) {
-    const DType dtype = dy.dtype;
-    const OwnedTensor y(dtype, wide, ctx.device), mean(dtype, {rows * count}, ctx.device),
-        rstd(dtype, {rows * count}, ctx.device);
+    const DType dtype = dy.dtype, statistics = accumulation_dtype(dtype);
+    const OwnedTensor y(dtype, wide, ctx.device), mean(statistics, {rows * count}, ctx.device),
+        rstd(statistics, {rows * count}, ctx.device);
     const NormStatistics saved{mean, rstd};
     run(ctx, y, saved, in);
     fill_any(d[0], 0);
@@ -91,6 +91,87 @@ OpCase norm(Sizes s, NormKind kind, const std::string& name, bool heads) {
                              part(dy), part(in[0]), saved);
     norm_backward_input(ctx, kind, part(d[0]), part(dy), part(in[0]), saved,
                         scaled ? in[1] : Tensor(), 1e-3);
+  };
+  return c;
+}
+
+/// A residual sum, dropped, and the norm that reads it.
+OpCase join_norm(Sizes s, NormKind kind, const std::string& name) {
+  const std::int64_t rows = s.batch * s.tokens, n = s.columns;
+  OpCase c{name,
+           {{"x", s.shape()},
+            {"branch", s.shape()},
+            {"weight", {n}, Writes::accumulates, 1, true},
+            {"bias", {n}, Writes::accumulates, 0, true}},
+           s.shape(),
+           Mode::train,
+           3};  // the dropped branch, the sum
+  const Dropout dropout{0.3, 3, DropoutSite::attention};
+  const auto run = [=](const Context& ctx, const Tensor& y, const Tensor& sum,
+                       const NormStatistics& saved, const Tensors& in) {
+    const OwnedTensor branch = copy_to(ctx.device, copy_to({}, in[1]));  // dropped in place
+    join_norm_forward(ctx, kind, y, saved, {in[0], branch, sum, 0.5, {}, dropout}, in[2], in[3],
+                      1e-3);
+  };
+  c.forward = [=](const Context& ctx, const Tensor& y, const Tensors& in) {
+    run(ctx, y, OwnedTensor(y.dtype, y.shape, ctx.device), {}, in);
+  };
+  c.backward = [=](const Context& ctx, const Tensors& d, const Tensor& dy, const Tensors& in) {
+    const DType dtype = dy.dtype, statistics = accumulation_dtype(dtype);
+    const OwnedTensor y(dtype, dy.shape, ctx.device), sum(dtype, dy.shape, ctx.device),
+        mean(statistics, {rows}, ctx.device), rstd(statistics, {rows}, ctx.device),
+        zero(dtype, dy.shape, ctx.device);
+    const NormStatistics saved{mean, rstd};
+    run(ctx, y, sum, saved, in);
+    norm_backward(ctx, kind, sum, d[2], d[3], dy, sum, saved, in[2], 1e-3);
+    dropout_apply(ctx, dropout, d[1], sum);
+    residual_forward(ctx, d[0], sum, zero, 0.5, {});
+  };
+  return c;
+}
+
+/// gelu(x W^T + b) in one product.
+OpCase linear_gelu(Sizes s, GeluForm form, const std::string& name) {
+  const std::int64_t out = s.columns + 8;
+  OpCase c{name,
+           {{"x", s.shape()},
+            {"weight", {out, s.columns}, Writes::accumulates},
+            {"bias", {out}, Writes::accumulates}},
+           {s.batch, s.tokens, out},
+           Mode::evaluate,
+           3};  // z and dz
+  c.forward = [=](const Context& ctx, const Tensor& y, const Tensors& in) {
+    linear_gelu_forward(ctx, form, y, OwnedTensor(y.dtype, y.shape, ctx.device), in[0], in[1],
+                        in[2]);
+  };
+  c.backward = [=](const Context& ctx, const Tensors& d, const Tensor& dy, const Tensors& in) {
+    const OwnedTensor y(dy.dtype, dy.shape, ctx.device), z(dy.dtype, dy.shape, ctx.device);
+    linear_gelu_forward(ctx, form, y, z, in[0], in[1], in[2]);
+    gelu_backward(ctx, form, y, dy, z);
+    linear_backward_input(ctx, d[0], y, in[1]);
+    linear_backward_parameters(ctx, d[1], d[2], y, in[0]);
+  };
+  return c;
+}
+
+/// gelu(z) W^T, whose gradient with respect to z is one product.
+OpCase gelu_linear(Sizes s, GeluForm form, const std::string& name) {
+  const std::int64_t out = s.columns + 8;
+  OpCase c{name,
+           {{"z", s.shape()}, {"weight", {out, s.columns}, Writes::accumulates}},
+           {s.batch, s.tokens, out},
+           Mode::evaluate,
+           2};  // gelu(z)
+  c.forward = [=](const Context& ctx, const Tensor& y, const Tensors& in) {
+    const OwnedTensor active(y.dtype, s.shape(), ctx.device);
+    gelu_forward(ctx, form, active, in[0]);
+    linear_forward(ctx, y, active, in[1], {});
+  };
+  c.backward = [=](const Context& ctx, const Tensors& d, const Tensor& dy, const Tensors& in) {
+    const OwnedTensor active(dy.dtype, s.shape(), ctx.device);
+    gelu_forward(ctx, form, active, in[0]);
+    linear_backward_parameters(ctx, d[1], {}, dy, active);
+    linear_gelu_backward_input(ctx, form, d[0], dy, in[1], in[0]);
   };
   return c;
 }
@@ -131,9 +212,11 @@ OpCase dropout(Sizes s, Mode mode) {
 
 OpCase residual_with_gain(Sizes s) {
   OpCase c{"residual_gain",
-           {{"branch", s.shape()}, {"gain", {s.columns}, Writes::accumulates}},
+           {{"branch", s.shape()}, {"gain", {s.columns}, Writes::accumulates, 0, true}},
            s.shape()};
-  const auto stream = [s](DType dtype) { return normal(dtype, s.shape(), 77); };
+  const auto stream = [s](DType dtype) {  // of few bits: the same in every type
+    return copy_as(normal(DType::bf16, s.shape(), 77), dtype);
+  };
   c.forward = [=](const Context& ctx, const Tensor& y, const Tensors& in) {
     residual_forward(ctx, y, copy_to(ctx.device, stream(y.dtype)), in[0], 1.7, in[1]);
   };
@@ -168,11 +251,13 @@ OpCase rotary(Sizes s) {
     return map;
   };
   c.forward = [=](const Context& ctx, const Tensor& y, const Tensors& in) {
-    rotary_forward(ctx, y, in[0], RotaryTable(y.dtype, dim, s.tokens, 100, ctx.device),
+    rotary_forward(ctx, y, in[0],
+                   RotaryTable(accumulation_dtype(y.dtype), dim, s.tokens, 100, ctx.device),
                    copy_to(ctx.device, positions()));
   };
   c.backward = [=](const Context& ctx, const Tensors& d, const Tensor& dy, const Tensors&) {
-    rotary_backward(ctx, d[0], dy, RotaryTable(dy.dtype, dim, s.tokens, 100, ctx.device),
+    rotary_backward(ctx, d[0], dy,
+                    RotaryTable(accumulation_dtype(dy.dtype), dim, s.tokens, 100, ctx.device),
                     copy_to(ctx.device, positions()));
   };
   return c;
@@ -196,6 +281,18 @@ std::vector<OpCase> op_cases(OpSize size) {
       residual_with_gain(s),
       rotary(s),
   };
+  Sizes whole = s;  // what GPUs read in whole accesses
+  whole.columns = (s.columns + 7) / 8 * 8;
+  cases.push_back(norm(whole, NormKind::layernorm, "layernorm_whole", false));
+  cases.push_back(norm(whole, NormKind::rmsnorm, "rmsnorm_whole", false));
+  cases.push_back(join_norm(s, NormKind::layernorm, "join_layernorm"));
+  cases.push_back(join_norm(whole, NormKind::layernorm, "join_layernorm_whole"));
+  cases.push_back(linear(whole, true));
+  cases.push_back(linear_gelu(s, GeluForm::tanh, "linear_gelu"));
+  cases.push_back(linear_gelu(whole, GeluForm::tanh, "linear_gelu_whole"));
+  cases.push_back(linear_gelu(whole, GeluForm::erf, "linear_gelu_erf"));
+  cases.push_back(gelu_linear(whole, GeluForm::tanh, "gelu_linear_whole"));
+  cases.push_back(gelu_linear(whole, GeluForm::erf, "gelu_linear_erf"));
   for (const bool heads : {false, true}) {
     cases.push_back(norm(s, NormKind::layernorm, "layernorm", heads));
     cases.push_back(norm(s, NormKind::rmsnorm, "rmsnorm", heads));

@@ -35,6 +35,8 @@ inline double get(const Tensor& tensor, std::int64_t flat) {
       return double(tensor.as<float>()[at]);
     case DType::bf16:
       return double(bf16_to_float(static_cast<const std::uint16_t*>(tensor.data)[at]));
+    case DType::f16:
+      return double(f16_to_float(static_cast<const std::uint16_t*>(tensor.data)[at]));
     case DType::u8:
       return tensor.as<std::uint8_t>()[at];
     case DType::i32:
@@ -57,6 +59,9 @@ inline void set(const Tensor& tensor, std::int64_t flat, double value) {
       return;
     case DType::bf16:
       static_cast<std::uint16_t*>(tensor.data)[at] = float_to_bf16(float(value));
+      return;
+    case DType::f16:
+      static_cast<std::uint16_t*>(tensor.data)[at] = float_to_f16(float(value));
       return;
     case DType::u8:
       tensor.as<std::uint8_t>()[at] = std::uint8_t(value);

@@ -78,6 +78,7 @@ RunConfig tiny_run(int threads, const std::string& norm, const std::string& impl
   config.attention.dropout = 0.1;
   config.data.split = {4000, 1000, 1000};
   config.optim.schedule.warmup = 1;
+  config.train.device = "cpu";  // whose threads are tested
   config.train.batch = 4, config.train.accumulate = 2, config.train.steps = 3;
   config.train.eval_batches = 2, config.train.threads = threads;
   config.analysis.every = 1, config.analysis.per_head = true;

@@ -10,13 +10,12 @@
 #include "train/commands/command.h"
 #include "train/evaluate.h"
 #include "train/load_model.h"
-#include "train/trainer.h"
 
 namespace quietformer {
 namespace {
 
 struct Arguments {
-  std::string model, data, split;
+  std::string model, data, split, device = "auto";
   bool json = false;
 };
 
@@ -26,7 +25,7 @@ Span choose_span(const Split& split, const std::string& name) {
 }
 
 int eval(const Arguments& args) {
-  LoadedModel loaded = load_model(args.model);
+  LoadedModel loaded = load_model(args.model, args.device);
   const RunConfig& config = loaded.config;
   if (args.data.empty() && !loaded.trained_here)
     throw InputError("--data: needed: a Hugging Face model does not say what to evaluate it on");
@@ -47,29 +46,27 @@ int eval(const Arguments& args) {
     throw InputError(fmt::format("{}: {}: {} tokens, expected 2 or more", request.what,
                                  request.path, span.size));
 
-  Context ctx;
-  ctx.threads = thread_count(0);
+  const Context ctx = context_for(loaded.placement);
   const std::int64_t batch = std::min<std::int64_t>(config.train.batch, 16);
-  Arena arena("activations");
-  const Shape shape{batch, config.model.context};
-  const Slot inputs = arena.declare("inputs", DType::i32, shape);
-  const Slot targets = arena.declare("targets", DType::i32, shape);
+  Arena arena("activations", ctx.device);
+  BatchFeed feed(arena, {batch, config.model.context}, ctx.device);
   loaded.model->declare(ctx, arena, {batch, config.model.context}, Purpose::inference);
   arena.commit();
   const Windows windows(*source, span, config.model.context, batch);
-  const Evaluation result = evaluate(ctx, *loaded.model, windows, inputs, targets, nullptr);
+  const Evaluation result = evaluate(ctx, *loaded.model, windows, feed, nullptr);
 
   const bool bytes = request.kind == SourceKind::bytes;
   if (args.json) {
-    nlohmann::ordered_json json{{"model", loaded.path},     {"step", loaded.step},
-                                {"data", request.path},     {"split", split_name},
-                                {"tokens", result.targets}, {"loss", result.loss}};
+    nlohmann::ordered_json json{
+        {"model", loaded.path}, {"step", loaded.step}, {"device", loaded.placement.text},
+        {"data", request.path}, {"split", split_name}, {"tokens", result.targets},
+        {"loss", result.loss}};
     if (bytes) json["bits_per_byte"] = bits_per_byte(result.loss);
     json["perplexity"] = std::exp(result.loss);
     fmt::print("{}\n", json.dump());
   } else {
-    fmt::print("{} ({}, {} tokens): loss {:.6f} nats{}, perplexity {:.4f}\n", request.path,
-               split_name, result.targets, result.loss,
+    fmt::print("{} ({}, {} tokens) on {}: loss {:.6f} nats{}, perplexity {:.4f}\n", request.path,
+               split_name, result.targets, loaded.placement.text, result.loss,
                bytes ? fmt::format(", {:.6f} bits per byte", bits_per_byte(result.loss)) : "",
                std::exp(result.loss));
   }
@@ -89,6 +86,7 @@ void add_eval(CLI::App& app, CommandBody& body) {
       ->add_option("--split", args->split,
                    "Part by the run's data.split (default test; with --data the whole file)")
       ->check(CLI::IsMember({"train", "validation", "test", "all"}));
+  command->add_option("--device", args->device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command->add_flag("--json", args->json, "One JSON object");
   command->footer("Example: quietformer eval runs/demo-softmax1 --split validation");
   command->callback([args, &body] { body = [args] { return eval(*args); }; });

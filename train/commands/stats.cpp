@@ -7,7 +7,7 @@
 #include "analysis/weight_statistics.h"
 #include "train/commands/command.h"
 #include "train/load_model.h"
-#include "train/trainer.h"
+#include "train/placement.h"
 
 namespace quietformer {
 

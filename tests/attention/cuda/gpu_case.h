@@ -9,6 +9,7 @@
 #include "attention/attention.h"
 #include "attention/cuda/flash.h"
 #include "core/cuda/memory.h"
+#include "core/math.h"
 #include "core/random.h"
 #include "tests/attention/attention_case.h"
 
@@ -204,7 +205,7 @@ class GpuCase {
       }
   }
 
- private:
+ protected:
   static constexpr Tensor AttentionProblem::*kStatistics[] = {
       &AttentionProblem::row_state, &AttentionProblem::lse,     &AttentionProblem::lse_scores,
       &AttentionProblem::sink_mass, &AttentionProblem::row_sum, &AttentionProblem::total_attention};

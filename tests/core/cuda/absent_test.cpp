@@ -32,6 +32,13 @@ TEST(WithoutCuda, EverythingThatNeedsAGpuSaysWhatIsMissing) {
   ctx.device = gpu;
   const OwnedTensor a(DType::f32, {2, 2}), c(DType::f32, {2, 2});
   EXPECT_EQ(run_error([&] { gemm(ctx, c, a, Transpose::no, a, Transpose::no); }), expected);
+  EXPECT_EQ(run_error([&] { cuda::synchronize(ctx); }), expected);
+  EXPECT_EQ(run_error([&] { cuda::copy_async(ctx, c, a); }), expected);
+  EXPECT_EQ(run_error([&] { cuda::convert(ctx, c, a); }), expected);
+  EXPECT_EQ(run_error([&] { cuda::PinnedTensor(DType::f32, {2}, gpu); }), expected);
+  EXPECT_EQ(run_error([&] { cuda::Stream stream(gpu); }), expected);
+  EXPECT_EQ(run_error([&] { cuda::Event event(gpu); }), expected);
+  EXPECT_EQ(run_error([&] { cuda::Graph(ctx, [] {}); }), expected);
   Arena arena("activations", gpu);
   arena.declare("x", DType::f32, {4});
   EXPECT_EQ(run_error([&] { arena.commit(); }), "activations: " + expected);

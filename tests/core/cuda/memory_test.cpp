@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/half.h"
 
 namespace quietformer {
 namespace {
@@ -95,6 +97,64 @@ TEST_F(Gpu, FillWritesEveryElementAndNoOther) {
     expect_filled<std::uint8_t>(ctx_, DType::u8, 200, 200, count);
   }
   cuda::fill(ctx_, OwnedTensor(DType::f32, {0}, kGpu), 1);  // nothing to do, and no launch
+}
+
+TEST_F(Gpu, StreamsCopyInOrderAndGraphsRepeatThem) {
+  const cuda::Stream stream(kGpu);
+  ctx_.stream = stream.get();
+  const std::int64_t count = 1 << 20;
+  const OwnedTensor there(DType::f32, {count}, kGpu), sum(DType::f32, {count}, kGpu);
+  const cuda::PinnedTensor in(DType::f32, {count}, kGpu), out(DType::f32, {count}, kGpu);
+  float* const values = in.view().as<float>();
+  for (std::int64_t i = 0; i < count; ++i) values[i] = float(i);
+  cuda::Event done(kGpu);
+  done.wait();  // nothing recorded yet
+  const auto work = [&] {
+    cuda::copy_async(ctx_, there, in);
+    cuda::fill(ctx_, there.view().slice(0, 0, 1), -1);
+    cuda::copy_async(ctx_, out, there);
+  };
+  const auto expect = [&](float last) {
+    done.record(ctx_);
+    done.wait();
+    EXPECT_EQ(out.view().as<float>()[0], -1.0f);
+    EXPECT_EQ(out.view().as<float>()[count - 1], last);
+  };
+  work();
+  expect(float(count - 1));
+  const cuda::Graph graph(ctx_, work);
+  values[count - 1] = 7;
+  cuda::synchronize(ctx_);
+  EXPECT_EQ(out.view().as<float>()[count - 1], float(count - 1));  // recorded, not done
+  graph.launch(ctx_);
+  expect(7);
+  const cuda::Stream second(kGpu);
+  Context other = ctx_;
+  other.stream = second.get();
+  values[count - 1] = 8;
+  graph.launch(ctx_);
+  done.record(ctx_);
+  done.hold(other);
+  cuda::copy_async(other, sum, there);
+  cuda::synchronize(other);
+  OwnedTensor host(DType::f32, {count});
+  cuda::copy(host, sum);
+  EXPECT_EQ(host.as<float>()[count - 1], 8.0f);
+}
+
+TEST_F(Gpu, ConvertRoundsToTheNearestEven) {
+  const std::vector<float> values{1.0f, 1.00390625f, 1.01171875f, 1e-3f, -65504.0f, 3e38f, -0.0f};
+  const auto count = static_cast<std::int64_t>(values.size());
+  OwnedTensor host(DType::f32, {count});
+  std::copy(values.begin(), values.end(), host.as<float>());
+  const OwnedTensor single(DType::f32, {count}, kGpu), half(DType::bf16, {count}, kGpu),
+      back(DType::f64, {count}, kGpu), result(DType::f64, {count});
+  cuda::copy(single, host);
+  cuda::convert(ctx_, half, single);
+  cuda::convert(ctx_, back, half);
+  cuda::copy(result, back);
+  for (std::int64_t i = 0; i < count; ++i)
+    EXPECT_EQ(result.as<double>()[i], double(bf16_to_float(float_to_bf16(values[i])))) << i;
 }
 
 TEST_F(Gpu, ArenaLivesOnTheDevice) {

@@ -52,6 +52,47 @@ TEST_F(GpuOperations, AgreeWithTheCpu) {
     }
 }
 
+/// Largest difference, and what a result rounded once from the exact one has at least.
+double largest_error(const Tensor& got, const Tensor& exact) {
+  double error = 0;
+  for (std::int64_t i = 0; i < exact.count(); ++i) {
+    const double difference = std::abs(get(got, i) - get(exact, i));
+    if (!(difference <= error)) error = difference;
+  }
+  return error;
+}
+
+/// Sixteen-bit types: at most twice the error of a naive computation in that type, which rounds
+/// every result of an operation, + 1e-5 of the largest value.
+TEST_F(GpuOperations, SixteenBitTypesKeepTheTwofoldRule) {
+  for (const DType dtype : {DType::bf16, DType::f16})
+    for (const OpSize size : {OpSize::small, OpSize::large})
+      for (const OpCase& c : op_cases(size)) {
+        Execution exact(c, DType::f64, 1, {}, dtype), gpu(c, dtype, 1, kGpu);
+        run(exact);
+        run(gpu);
+        const auto expect = [&](const Tensor& got, const Tensor& want, const std::string& what) {
+          const double naive = largest_error(copy_as(want, got.dtype), want);
+          EXPECT_LE(largest_error(got, want), 2 * c.roundings * naive + 1e-5 * max_abs(want))
+              << c.name << " " << what << " " << name_of(dtype);
+        };
+        expect(gpu.output(), exact.y, "y");
+        for (std::size_t i = 0; i < c.inputs.size(); ++i) {
+          EXPECT_EQ(gpu.gradients[i].view().dtype,
+                    c.inputs[i].gradient == Writes::accumulates ? DType::f32 : dtype);
+          // Parameter gradients are f32, but of activations and their gradients in 16 bits.
+          const Tensor got = gpu.gradients[i], want = exact.gradients[i];
+          if (c.roundings == 1 || got.dtype == dtype) {
+            expect(got, want, c.inputs[i].name);
+            continue;
+          }
+          const double unit = dtype == DType::bf16 ? 0x1p-8 : 0x1p-11;
+          EXPECT_LE(largest_error(got, want), 2 * c.roundings * unit * max_abs(want))
+              << c.name << " " << c.inputs[i].name << " " << name_of(dtype);
+        }
+      }
+}
+
 TEST_F(GpuOperations, RepeatBitwise) {
   for (const OpCase& c : op_cases(OpSize::large)) {
     Execution first(c, DType::f32, 1, kGpu);
@@ -212,14 +253,15 @@ TEST_F(GpuOperations, LayersTakeParametersOfTheirDevice) {
     linear.backward(ctx, dx, copy_to(ctx.device, dy), Accumulate::add);
     std::vector<OwnedTensor> results;
     for (const OwnedTensor* t : {&y, &dx, &embedded}) results.push_back(copy_to({}, *t));
-    results.push_back(copy_to({}, parameters.values().flat(DType::f64)));
-    results.push_back(copy_to({}, parameters.grads().flat(DType::f64)));
+    // One by one: a GPU's lie further apart.
+    for (const Parameter& p : parameters.all()) results.push_back(copy_to({}, p.value));
+    for (const Parameter& p : parameters.all()) results.push_back(copy_to({}, p.grad));
     parameters.zero_grad();
     EXPECT_EQ(max_abs(copy_to({}, parameters.grads().flat(DType::f64))), 0);
     return results;
   };
   const auto want = gradients({}), got = gradients(ctx_);
-  EXPECT_TRUE(same_bits(got[3], want[3]));
+  for (std::size_t i : {3, 4, 5}) EXPECT_TRUE(same_bits(got[i], want[i])) << i;
   for (std::size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(close(got[i], want[i], 1e-13)) << i;
 }
 
@@ -227,8 +269,8 @@ TEST_F(GpuOperations, LayersTakeParametersOfTheirDevice) {
 struct Loss {
   Loss(Context ctx, const Tensor& logits, const Tensor& targets)
       : value(DType::f64, {2}, ctx.device),
-        row_loss(logits.dtype, {targets.count()}, ctx.device),
-        row_lse(logits.dtype, {targets.count()}, ctx.device),
+        row_loss(accumulation_dtype(logits.dtype), {targets.count()}, ctx.device),
+        row_lse(accumulation_dtype(logits.dtype), {targets.count()}, ctx.device),
         in_place(copy_to(ctx.device, logits)) {
     const OwnedTensor there = copy_to(ctx.device, targets);
     cross_entropy_forward(ctx, value, row_loss, row_lse, in_place, there);
@@ -257,6 +299,86 @@ TEST_F(GpuOperations, CrossEntropyAgreesWithTheCpu) {
       EXPECT_TRUE(close(copy_to({}, got.in_place), want.in_place, 10 * tolerance));
       EXPECT_TRUE(same_bits(copy_to({}, got.value), copy_to({}, again.value)));
       EXPECT_TRUE(same_bits(copy_to({}, got.in_place), copy_to({}, again.in_place)));
+    }
+  }
+}
+
+/// Rows that lie further apart than they are long, and the gradient in the pass of the loss; sizes
+/// for every kernel: a warp per row, shared memory, rows too long for it, rows off the 16 bytes.
+TEST_F(GpuOperations, CrossEntropyInOnePass) {
+  struct Size {
+    std::int64_t rows, vocab, stride;
+  };
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16})
+    for (const Size s : {Size{70, 250, 256},
+                         {70, 256, 256},
+                         {33, 251, 251},
+                         {5, 5001, 5056},
+                         {4, 5001, 5001},
+                         {3, 50257, 50304},
+                         {2, 131071, 131072}}) {
+      OwnedTensor targets(DType::i32, {s.rows});
+      for (std::int64_t r = 0; r < s.rows; ++r)
+        targets.as<std::int32_t>()[r] =
+            static_cast<std::int32_t>(r % 4 == 3 ? -100 : r * 7919 % s.vocab);
+      targets.as<std::int32_t>()[0] = static_cast<std::int32_t>(s.vocab - 1);
+      const OwnedTensor logits = normal(dtype, {s.rows, s.stride}, 1, 3);
+      const Tensor part = logits.view().slice(1, 0, s.vocab);
+      const Loss want({}, copy_as(part, DType::f64), targets);
+      const OwnedTensor there = copy_to(kGpu, logits), ids = copy_to(kGpu, targets),
+                        loss(DType::f64, {2}, kGpu),
+                        scale = copy_to(kGpu, from_values(DType::f32, {1}, {0.5}));
+      const GuardedTensor row_loss(accumulation_dtype(dtype), {s.rows}, kGpu),
+          row_lse(accumulation_dtype(dtype), {s.rows}, kGpu);
+      const Tensor in_place = there.view().slice(1, 0, s.vocab);
+      cross_entropy_forward(ctx_, loss, row_loss, row_lse, in_place, ids, {in_place, 3, scale});
+      const double tolerance = dtype == DType::f64 ? 1e-13 : 4e-6;
+      EXPECT_TRUE(close(copy_to({}, loss), want.value, tolerance)) << s.vocab;
+      EXPECT_TRUE(close(copy_to({}, row_loss), want.row_loss, tolerance)) << s.vocab;
+      EXPECT_TRUE(close(copy_to({}, row_lse), want.row_lse, tolerance)) << s.vocab;
+      EXPECT_TRUE(row_loss.intact() && row_lse.intact());
+      const OwnedTensor gradient = copy_to({}, there);
+      const OwnedTensor got = copy_of(gradient.view().slice(1, 0, s.vocab));
+      const double naive = largest_error(copy_as(want.in_place, dtype), want.in_place);
+      EXPECT_LE(largest_error(got, want.in_place),
+                2 * naive + 10 * tolerance * max_abs(want.in_place))
+          << s.vocab << " " << name_of(dtype);
+      EXPECT_EQ(max_abs(copy_of(gradient.view().slice(1, s.vocab, s.stride - s.vocab))), 0);
+    }
+}
+
+/// Every number of packs that a lane may hold.
+TEST_F(GpuOperations, NormsOfEveryLength) {
+  for (const std::int64_t n : {8, 256, 264, 512, 520, 768, 776, 1024, 1032}) {
+    const std::int64_t rows = n == 520 ? 2200 : 70;  // once several for each warp of backward
+    const auto results = [&](const Context& ctx, DType dtype) {
+      const DType wide = accumulation_dtype(dtype);
+      const auto input = [&](DType to, const Shape& shape, std::uint32_t seed) {
+        return copy_to(ctx.device, copy_as(normal(DType::bf16, shape, seed), to));
+      };
+      const OwnedTensor x = input(dtype, {rows, n}, 1), dy = input(dtype, {rows, n}, 2),
+                        weight = input(wide, {n}, 3), bias = input(wide, {n}, 4),
+                        y(dtype, {rows, n}, ctx.device), dx = input(dtype, {rows, n}, 5),
+                        mean(wide, {rows}, ctx.device), rstd(wide, {rows}, ctx.device),
+                        d_weight(wide, {n}, ctx.device), d_bias(wide, {n}, ctx.device);
+      const NormStatistics saved{mean, rstd};
+      norm_forward(ctx, NormKind::layernorm, y, saved, x, weight, bias, 1e-5);
+      norm_backward(ctx, NormKind::layernorm, dx, d_weight, d_bias, dy, x, saved, weight, 1e-5,
+                    Accumulate::add);
+      std::vector<OwnedTensor> all;
+      for (const OwnedTensor* t : {&y, &mean, &rstd, &dx, &d_weight, &d_bias})
+        all.push_back(copy_to({}, *t));
+      return all;
+    };
+    const auto exact = results({}, DType::f64);
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const auto got = results(ctx_, dtype), again = results(ctx_, dtype);
+      for (std::size_t i = 0; i < exact.size(); ++i) {
+        const double naive = largest_error(copy_as(exact[i], got[i].view().dtype), exact[i]);
+        EXPECT_LE(largest_error(got[i], exact[i]), 2 * naive + 1e-5 * max_abs(exact[i]))
+            << n << " " << i << " " << name_of(dtype);
+        EXPECT_TRUE(same_bits(got[i], again[i])) << n << " " << i;
+      }
     }
   }
 }

@@ -23,8 +23,10 @@ TEST(WithoutCuda, OptimizersSayWhatIsMissing) {
   ParameterList parameters(DType::f32, {DeviceType::cuda, 0});
   parameters.add("a", {3}, Init::constant(0));
   EXPECT_EQ(run_error([&] { parameters.commit(); }), "parameters: " + expected);
-  EXPECT_EQ(run_error([] { cuda::optimizer_step({}, {}, {}, 0, 0, 1); }), expected);
+  EXPECT_EQ(run_error([] { cuda::optimizer_step({}, {}, {}, cuda::StepNumbers{}); }), expected);
   EXPECT_EQ(run_error([] { cuda::sum_of_squares({}, {}, {}); }), expected);
+  EXPECT_EQ(run_error([] { cuda::begin_step({}, {}, 0, 0); }), expected);
+  EXPECT_EQ(run_error([] { StepState state({DeviceType::cuda, 0}); }), expected);
 }
 
 }  // namespace

@@ -1,0 +1,263 @@
+// Training on a GPU: against PyTorch's trace and the CPU, bitwise repeats and resumes, checkpoints
+// that change devices, and what goes wrong. Skips with the reason where there is no GPU.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "tests/support/scratch.h"
+#include "tests/support/tensors.h"
+#include "tests/train/trace.h"
+#include "train/checkpoint.h"
+#include "train/run.h"
+#include "train/trainer.h"
+
+namespace quietformer {
+namespace {
+
+using namespace test;
+
+constexpr Device kGpu{DeviceType::cuda, 0};
+
+class GpuTrainer : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string reason = cuda::unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  }
+};
+
+RunConfig small_run(const std::string& device, const std::string& dtype) {
+  RunConfig config;
+  config.model.layers = 2, config.model.heads = 2, config.model.dim = 64;
+  config.model.context = 64;
+  config.data.split = {100000, 4000, 4000};
+  config.optim.schedule.warmup = 5;
+  config.optim.lr = 3e-3;
+  config.train.device = device, config.train.dtype = dtype;
+  config.train.deterministic = true;
+  config.train.batch = 8, config.train.accumulate = 2, config.train.steps = 100;
+  config.analysis.every = 10;
+  return config;
+}
+
+std::vector<double> train(Trainer& trainer, std::int64_t steps) {
+  std::vector<double> losses;
+  for (std::int64_t i = 0; i < steps; ++i) losses.push_back(trainer.step(nullptr).loss);
+  return losses;
+}
+
+std::vector<OwnedTensor> masters(const Trainer& trainer) {
+  std::vector<OwnedTensor> copies;
+  for (const Parameter& p : trainer.parameters().all()) copies.push_back(copy_to({}, p.master));
+  return copies;
+}
+
+void expect_same(const Trainer& a, const Trainer& b) {
+  const auto x = masters(a), y = masters(b);
+  for (std::size_t i = 0; i < x.size(); ++i)
+    EXPECT_TRUE(same_bits(x[i], y[i])) << a.parameters().all()[i].name;
+}
+
+std::string error_of(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const RunError& error) {
+    return error.what();
+  }
+  return "no RunError";
+}
+
+TEST_F(GpuTrainer, TraceMatchesPyTorchInSinglePrecision) {
+  run_trace<float>(kGpu);
+}
+
+TEST_F(GpuTrainer, TraceMatchesPyTorchInDoublePrecision) {
+  run_trace<double>(kGpu);
+}
+
+TEST_F(GpuTrainer, AgreesWithTheCpuInDoublePrecision) {
+  Trainer gpu(small_run("cuda", "fp64")), cpu(small_run("cpu", "fp64"));
+  const AnalysisConfig analysis = cpu.config().analysis;
+  ActivationStatistics there(analysis, 2), here(analysis, 2);
+  for (int step = 0; step < 12; ++step) {
+    const bool analyse = step % 4 == 3;
+    if (analyse) there.begin_step(), here.begin_step();
+    const StepReport g = gpu.step(analyse ? &there : nullptr);
+    const StepReport c = cpu.step(analyse ? &here : nullptr);
+    EXPECT_NEAR(g.loss, c.loss, 1e-9 * c.loss) << step;
+    EXPECT_NEAR(g.grad_norm, c.grad_norm, 1e-8 * c.grad_norm) << step;
+    if (!analyse) continue;
+    there.end_step(), here.end_step();
+    ASSERT_EQ(there.latest().size(), here.latest().size());
+    for (std::size_t i = 0; i < here.latest().size(); ++i) {
+      const SiteStatistics &g_site = there.latest()[i], &c_site = here.latest()[i];
+      EXPECT_EQ(g_site.site, c_site.site);
+      EXPECT_EQ(g_site.all.samples, c_site.all.samples);
+      EXPECT_NEAR(g_site.all.pooled.max_abs, c_site.all.pooled.max_abs,
+                  1e-6 * c_site.all.pooled.max_abs)
+          << c_site.site;
+    }
+  }
+  const Evaluation g = gpu.evaluate(gpu.split().validation, 0);
+  const Evaluation c = cpu.evaluate(cpu.split().validation, 0);
+  EXPECT_EQ(g.targets, c.targets);
+  EXPECT_NEAR(g.loss, c.loss, 1e-8 * c.loss);
+}
+
+// The stated noise: loss curves of 100 steps from the same start, on the same batches.
+TEST_F(GpuTrainer, LossCurvesOf16BitsFollowTheCpu) {
+  Trainer cpu(small_run("cpu", "fp32"));
+  const std::vector<double> want = train(cpu, 100);
+  for (const char* dtype : {"fp32", "bf16", "fp16"}) {
+    Trainer gpu(small_run("cuda", dtype));
+    const std::vector<double> got = train(gpu, 100);
+    double mean = 0;
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      EXPECT_NEAR(got[i], want[i], 0.03 * want[i]) << dtype << " step " << i;
+      mean += (got[i] - want[i]) / double(want.size());
+    }
+    EXPECT_LT(std::abs(mean), 0.005 * want.back()) << dtype;
+    EXPECT_LT(got.back(), 0.7 * got.front()) << dtype;
+  }
+}
+
+TEST_F(GpuTrainer, RepeatsAndResumesBitwise) {
+  const ScratchFolder folder;
+  for (const char* dtype : {"fp32", "bf16", "fp16"}) {
+    Trainer whole(small_run("cuda", dtype)), again(small_run("cuda", dtype));
+    const std::vector<double> losses = train(whole, 20);
+    EXPECT_EQ(train(again, 20), losses) << dtype;
+    expect_same(again, whole);
+
+    Trainer first(small_run("cuda", dtype)), second(small_run("cuda", dtype));
+    train(first, 7);
+    const std::string path = folder / "at7.h5";
+    write_checkpoint(path, first.snapshot());
+    second.restore(CheckpointReader(path));
+    second.evaluate(second.split().validation, 2);  // does not disturb
+    const std::vector<double> rest = train(second, 13);
+    EXPECT_EQ(rest, std::vector<double>(losses.begin() + 7, losses.end())) << dtype;
+    expect_same(second, whole);
+  }
+}
+
+TEST_F(GpuTrainer, ReportsAreAskedForAndChangeNothing) {
+  Trainer all(small_run("cuda", "fp32")), some(small_run("cuda", "fp32"));
+  train(all, 6);
+  for (int step = 0; step < 6; ++step) {
+    const StepReport report = some.step(nullptr, step == 5 ? Report::yes : Report::no);
+    EXPECT_EQ(report.step, step + 1);
+  }
+  expect_same(some, all);
+}
+
+TEST_F(GpuTrainer, CheckpointsMoveBetweenDevicesAndTypes) {
+  const ScratchFolder folder;
+  std::string path = folder / "start.h5";
+  Trainer start(small_run("cpu", "fp32"));
+  const double loss = train(start, 20).back();
+  write_checkpoint(path, start.snapshot());
+  const std::pair<const char*, const char*> stations[] = {
+      {"cuda", "bf16"}, {"cpu", "fp32"}, {"cuda", "fp32"}, {"cuda", "fp16"}, {"cpu", "fp32"}};
+  for (const auto& [device, dtype] : stations) {
+    Trainer trainer(small_run(device, dtype));
+    const CheckpointReader checkpoint(path);
+    trainer.restore(checkpoint);
+    for (const Parameter& p : trainer.parameters().all()) {
+      const OwnedTensor stored(DType::f32, p.master.get().shape);
+      checkpoint.read("parameters/" + p.name, stored);
+      EXPECT_TRUE(same_bits(copy_to({}, p.master), stored)) << p.name;
+    }
+    for (const double next : train(trainer, 3)) EXPECT_NEAR(next, loss, 0.25 * loss) << dtype;
+    path = folder / (std::string(device) + dtype + std::to_string(trainer.completed_steps()));
+    write_checkpoint(path, trainer.snapshot());
+  }
+  EXPECT_EQ(CheckpointReader(path).integer("step"), 35);
+}
+
+TEST_F(GpuTrainer, RunsMoveFromTheCpuToTheGpuAndBack) {
+  const ScratchFolder folder;
+  RunOptions options;
+  options.directory = folder / "run";
+  options.resume = Resume::yes;
+  std::int64_t steps = 10;
+  // A run's length is part of its config, so an interrupted run stands in: results.json is removed.
+  RunConfig config = small_run("cpu", "auto");
+  config.train.steps = steps, config.train.checkpoint_every = 4, config.train.eval_every = 5;
+  for (const char* device : {"cpu", "cuda", "auto", "cpu"}) {
+    config.train.device = device;
+    EXPECT_EQ(run_training(config, options), 0);
+    EXPECT_TRUE(std::filesystem::remove(options.directory + "/results.json"));
+    EXPECT_TRUE(std::filesystem::remove(options.directory + "/checkpoints/step_00000010.h5"));
+  }
+}
+
+TEST_F(GpuTrainer, DivergenceLeavesTheParameters) {
+  for (const char* dtype : {"fp32", "bf16"}) {
+    RunConfig config = small_run("cuda", dtype);
+    config.optim.lr = 1e30, config.optim.schedule.warmup = 1;
+    Trainer reported(config);
+    std::vector<OwnedTensor> before;
+    int bad = 0;
+    const std::string error = error_of([&] {
+      for (; bad < 20; ++bad) {
+        before = masters(reported);
+        reported.step(nullptr);
+      }
+    });
+    const std::string expected = "step " + std::to_string(bad + 1) + ": diverged: ";
+    EXPECT_TRUE(error.starts_with(expected)) << error;
+    // Steps that nobody looks at stop there too.
+    Trainer silent(config);
+    for (int step = 0; step < bad + 4; ++step) silent.step(nullptr, Report::no);
+    const std::string late = error_of([&] { silent.step(nullptr); });
+    EXPECT_TRUE(late.starts_with(expected)) << late << ", expected " << expected;
+    EXPECT_TRUE(error_of([&] { silent.snapshot(); }).starts_with(expected));
+    for (const Trainer* trainer : {&reported, &silent}) {
+      const auto after = masters(*trainer);
+      for (std::size_t i = 0; i < after.size(); ++i)
+        EXPECT_TRUE(same_bits(after[i], before[i])) << dtype;
+    }
+  }
+}
+
+// A scale far too high is halved until gradients are finite, and training goes on from there.
+TEST_F(GpuTrainer, LossScalingSurvivesOverflowAndCheckpoints) {
+  const ScratchFolder folder;
+  Trainer trainer(small_run("cuda", "fp16"));
+  Checkpoint checkpoint = trainer.snapshot();
+  EXPECT_EQ(checkpoint.numbers.at("loss_scale"), 65536);
+  checkpoint.numbers["loss_scale"] = 0x1p60;
+  write_checkpoint(folder / "high.h5", checkpoint);
+  trainer.restore(CheckpointReader(folder / "high.h5"));
+  const std::vector<OwnedTensor> before = masters(trainer);
+  EXPECT_FALSE(std::isfinite(trainer.step(nullptr).grad_norm));
+  const auto after = masters(trainer);
+  for (std::size_t i = 0; i < after.size(); ++i) EXPECT_TRUE(same_bits(after[i], before[i]));
+  StepReport report;
+  for (int step = 0; step < 59; ++step) report = trainer.step(nullptr);
+  EXPECT_TRUE(std::isfinite(report.grad_norm));
+  const Checkpoint later = trainer.snapshot();
+  EXPECT_LT(later.numbers.at("loss_scale"), 0x1p40);
+  EXPECT_GT(later.numbers.at("skipped_steps"), 10);
+  EXPECT_EQ(later.numbers.at("loss_scale"),
+            std::ldexp(1, 60 - int(later.numbers.at("skipped_steps"))));
+}
+
+TEST_F(GpuTrainer, TooLittleMemoryNamesArenaAndBytes) {
+  RunConfig config = small_run("cuda", "fp32");
+  config.train.batch = 1 << 22;
+  const std::string error = error_of([&] { Trainer trainer(config); });
+  EXPECT_TRUE(error.starts_with("activations: allocating ")) << error;
+  EXPECT_NE(error.find("bytes on cuda:0: out of memory"), std::string::npos) << error;
+  Trainer trainer(small_run("cuda", "fp32"));  // the device is as good as before
+  EXPECT_TRUE(std::isfinite(trainer.step(nullptr).loss));
+}
+
+TEST_F(GpuTrainer, GpusThatAreNotThereAreOneLine) {
+  const std::string error = error_of([] { Trainer trainer(small_run("cuda:99", "fp32")); });
+  EXPECT_TRUE(error.starts_with("train.device: 'cuda:99': found ")) << error;
+}
+
+}  // namespace
+}  // namespace quietformer

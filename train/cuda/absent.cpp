@@ -1,0 +1,19 @@
+// train/cuda without CUDA: takes the place of the .cu files in builds with QUIETFORMER_CUDA=OFF.
+#include "train/cuda/operations.h"
+
+namespace quietformer::cuda {
+
+std::string unusable(const Gpu&) {
+  return unavailable();
+}
+void add_scaled(const Context&, const Tensor&, const Tensor&, double, Accumulate) {
+  throw RunError(unavailable());
+}
+void hold_diverged(const Context&, const Tensor&, const Tensor&) {
+  throw RunError(unavailable());
+}
+void mark_valid(const Context&, const Tensor&, const Tensor&) {
+  throw RunError(unavailable());
+}
+
+}  // namespace quietformer::cuda
