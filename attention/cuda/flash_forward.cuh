@@ -19,12 +19,8 @@
 // the last row. A score of two pairs runs the loop twice, over the near and then the far keys of
 // each row, with the same row state.
 //
-// Terms are e^(score - reference), and the reference need not be the maximum: sums are f32 and P
-// has floating point, so scores may exceed it by far. It is the maximum of the first tile with a
-// key. From then on the row's sum of terms, needed anyway, says when scores have outgrown it, and
-// the next tile raises it: no maximum, no shuffle in the tiles between. A row that grows within one
-// tile by more than P holds makes the block start again, carefully: every tile then has its maximum
-// taken before its terms.
+// Terms are relative to a reference that is rarely raised, and then after a look at sums instead of
+// a maximum per tile: row_terms.cuh.
 //
 // Sources: Dao et al., FlashAttention-2, arXiv 2307.08691 (rows split over warps, division at the
 // end); Milakov and Gimelshein, arXiv 1805.02867 (online softmax).
@@ -33,7 +29,9 @@
 #include <type_traits>
 
 #include "attention/cuda/options.cuh"
+#include "attention/cuda/row_terms.cuh"
 #include "attention/cuda/tile.cuh"
+#include "attention/cuda/visible.cuh"
 #include "attention/normalizer/normalizer.h"
 #include "attention/score/score.h"
 #include "core/math.h"
@@ -65,27 +63,16 @@ class FlashForward {
 
  private:
   using Shared = SharedRows<dim, kThreads>;
+  using Visible = VisibleKeys<S>;
   static constexpr int kChunks = Shared::kChunks, kRowBytes = Shared::kRowBytes;
   static constexpr int kQueryBytes = kRows * kRowBytes, kKeyBytes = kKeys * kRowBytes;
   // Stages start at multiples of a row, too.
   static constexpr int kNormBytes = kUnit ? (kKeys * 4 + kRowBytes - 1) / kRowBytes * kRowBytes : 0;
   static constexpr int kStageBytes = 2 * kKeyBytes + kNormBytes;
-  // A row whose sum of terms passes the first gets a new reference; P and O hold terms up to the
-  // second.
-  static constexpr float kFollowAt = std::is_same_v<T, Bf16> ? 0x1p40f : 0x1p13f,
-                         kLargestTerm = std::is_same_v<T, Bf16> ? 0x1p64f : 60000.0f;
   static constexpr float kHidden = -math::kInfinity<float>;
 
   struct Nothing {};
-  template <class Policy, bool = Policy::row_normalised>
-  struct PartialOf {
-    using type = Nothing;
-  };
-  template <class Policy>
-  struct PartialOf<Policy, true> {
-    using type = typename Policy::template Partial<float>;
-  };
-  using Partial = typename PartialOf<N>::type;
+  using Terms = RowTerms<N, T, R>;
   using Row = typename N::template Row<float>;
 
   /// What only general kernels know of their head.
@@ -137,38 +124,19 @@ class FlashForward {
       forward.start();
 #pragma unroll 1
       for (int pair = 0; pair < S::pairs; ++pair) forward.run_pair(pair);
-    } while (forward.must_start_again());
+    } while (forward.terms_.must_start_again());
     forward.finish();
   }
 
  private:
   __device__ __forceinline__ void start() {
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      partial_[r] = Partial{};
-      weight_sum_[r] = 0;
-    }
+    terms_.start();
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int n = 0; n < kChunks; ++n)
 #pragma unroll
         for (float& value : o_[m][n]) value = 0;
-    outgrown_ = false;
-    wants_maximum_ = true;
-  }
-
-  /// A row of the block outgrew what P holds.
-  __device__ __forceinline__ bool must_start_again() {
-    if constexpr (!N::row_normalised) {
-      return false;
-    } else {
-      if (careful_) return false;
-#pragma unroll
-      for (int r = 0; r < R; ++r) outgrown_ |= N::term_sum(partial_[r]) > kLargestTerm;
-      careful_ = __syncthreads_or(outgrown_) != 0;
-      return careful_;
-    }
   }
 
   __device__ __forceinline__ void load_parameters() {
@@ -188,29 +156,11 @@ class FlashForward {
     return general ? sequence_.keys : call_.keys;
   }
 
-  /// The keys that row i takes from a pair. Both ends grow with i.
   __device__ __forceinline__ KeyRange keys_of(int pair, int i) const {
-    const Band band = general ? call_.band.with_lengths(queries(), keys()) : call_.band;
-    KeyRange range = band.keys(i);
-    if constexpr (S::pairs == 2) {
-      const std::int64_t far = S::far_end(band.position(i), call_.threshold, keys());
-      if (pair == 0) range.begin = far > range.begin ? far : range.begin;
-      if (pair == 1) range.end = far < range.end ? far : range.end;
-      if (range.end < range.begin) range.end = range.begin;
-    }
-    return range;
+    return Visible::template of<general>(call_, sequence_, pair, i);
   }
-
-  /// The keys that some of rows [first, first + rows) take, and those that all of them take.
-  struct Reach {
-    int begin, end, all_begin, all_end;
-  };
-  __device__ __forceinline__ Reach reach(int pair, int first, int rows) const {
-    const int last = min(first + rows, queries()) - 1;
-    if (last < first) return {0, 0, 0, 0};
-    const KeyRange low = keys_of(pair, first), high = keys_of(pair, last);
-    return {static_cast<int>(low.begin), static_cast<int>(high.end), static_cast<int>(high.begin),
-            static_cast<int>(low.end)};
+  __device__ __forceinline__ auto reach(int pair, int first, int rows) const {
+    return Visible::template reach<general>(call_, sequence_, pair, first, rows);
   }
 
   // --- copies ---
@@ -246,7 +196,7 @@ class FlashForward {
   // --- work on rows ---
 
   __device__ __forceinline__ void run_pair(int pair) {
-    const Reach block = reach(pair, first_, kRows), warp = reach(pair, warp_first_, kWarpRows);
+    const auto block = reach(pair, first_, kRows), warp = reach(pair, warp_first_, kWarpRows);
     const int begin = block.begin / kKeys * kKeys;
     const int count = (block.end - begin + kKeys - 1) / kKeys;
     if (block.end <= block.begin) return;
@@ -326,7 +276,7 @@ class FlashForward {
     else if (masked)
       hide(s, pair, first);
     if constexpr (N::row_normalised)
-      if (wants_maximum_) raise(s);
+      if (terms_.wants_maximum()) raise(s);
     add_values(s, first, keys + kKeyBytes);
   }
 
@@ -376,26 +326,17 @@ class FlashForward {
     }
   }
 
-  /// Raises references to the maxima of the tile, or to where sums of terms are moderate; O
-  /// follows.
   __device__ __forceinline__ void raise(const Scores& s) {
     float factor[R];
-    bool missing = careful_;
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       float high = kHidden;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n)
         high = fmaxf(high, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
-      high = over_row(high, [](float a, float b) { return fmaxf(a, b); }) * scale_of(r);
-      const float sum = over_row(N::term_sum(partial_[r]), [](float a, float b) { return a + b; });
-      outgrown_ |= sum > kLargestTerm;
-      if (sum > kFollowAt) high = fmaxf(high, N::score_of(sum / 64, partial_[r]));
-      factor[r] = N::raise(partial_[r], high);
-      missing |=
-          N::reference(partial_[r]) == kHidden && warp_first_ + r * 8 + lane_ / 4 < queries();
+      factor[r] = high * scale_of(r);
     }
-    wants_maximum_ = __any_sync(0xFFFFFFFFu, missing);
+    terms_.raise(factor, queries() - warp_first_);
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
@@ -405,22 +346,16 @@ class FlashForward {
       }
   }
 
-  /// Over the four lanes that hold a row.
-  template <class F>
-  __device__ __forceinline__ static float over_row(float value, F&& f) {
-    value = f(value, __shfl_xor_sync(0xFFFFFFFFu, value, 1));
-    return f(value, __shfl_xor_sync(0xFFFFFFFFu, value, 2));
-  }
-
-  __device__ __forceinline__ float weight_of(float x, float factor, const Partial& partial) const {
-    if constexpr (requires { N::term_of_product(x, factor, partial); })
-      return N::term_of_product(x, factor, partial);
+  /// Of a value of row r in `Scores`.
+  __device__ __forceinline__ float weight_of(float x, int r) const {
+    if constexpr (requires { N::term_of_product(x, x, terms_[r]); })
+      return N::term_of_product(x, scale_of(r), terms_[r]);
     else if constexpr (N::row_normalised)
-      return N::term(x * factor, partial);
-    else if constexpr (requires { N::weight_of_product(x, factor, Row{}, parameters_); })
-      return N::weight_of_product(x, factor, Row{}, parameters_);
+      return N::term(x * scale_of(r), terms_[r]);
+    else if constexpr (requires { N::weight_of_product(x, x, Row{}, parameters_); })
+      return N::weight_of_product(x, scale_of(r), Row{}, parameters_);
     else
-      return N::weight(x * factor, Row{}, parameters_);
+      return N::weight(x * scale_of(r), Row{}, parameters_);
   }
 
   /// Scores of 16 keys to P, terms of the row state or weights that need none, and their sums.
@@ -432,24 +367,13 @@ class FlashForward {
       for (int half = 0; half < 2; ++half) {
         float(&value)[4] = s[r / 2][2 * k + half];
         float &left = value[r % 2 * 2], &right = value[r % 2 * 2 + 1];
-        left = weight_of(left, scale_of(r), partial_[r]);
-        right = weight_of(right, scale_of(r), partial_[r]);
+        left = weight_of(left, r);
+        right = weight_of(right, r);
         pair[half] = left + right;
       }
       const float sum = pair[0] + pair[1];
-      if constexpr (N::row_normalised)
-        N::add(partial_[r], sum);
-      else if constexpr (general)
-        weight_sum_[r] += sum;
+      if constexpr (N::row_normalised || general) terms_.add(r, sum);
     }
-  }
-
-  /// Have scores outgrown the references?
-  __device__ __forceinline__ void look_at_sums() {
-    float highest = 0;
-#pragma unroll
-    for (int r = 0; r < R; ++r) highest = fmaxf(highest, N::term_sum(partial_[r]));
-    if (__any_sync(0xFFFFFFFFu, highest > kFollowAt)) wants_maximum_ = true;
   }
 
   /// Scores to P, and O += P V. While the products of 16 keys run, the weights of the next 16 are
@@ -480,7 +404,7 @@ class FlashForward {
         }
       }
     }
-    if constexpr (N::row_normalised) look_at_sums();
+    if constexpr (N::row_normalised) terms_.look_at_sums();
   }
 
   /// Zeros for the dropped of 16 weights from key `first` on; finish() multiplies by 1 / (1 - p).
@@ -499,63 +423,40 @@ class FlashForward {
 
   // --- results ---
 
-  template <class P>
-  __device__ __forceinline__ static P from_lane(const P& value, int distance) {
-    static_assert(sizeof(P) % 4 == 0);
-    std::uint32_t words[sizeof(P) / 4];
-    std::memcpy(words, &value, sizeof(P));
-#pragma unroll
-    for (std::uint32_t& word : words) word = __shfl_xor_sync(0xFFFFFFFFu, word, distance);
-    P result;
-    std::memcpy(&result, words, sizeof(P));
-    return result;
-  }
-
   __device__ __forceinline__ void finish() {
     if constexpr (N::row_normalised) load_parameters();
-    // The four lanes of a row saw different keys; merged, each takes one of their rows.
-    Partial partial;
-    float weight_sum = 0, scale[R];
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      scale[r] = 1;
-#pragma unroll
-      for (int distance = 1; distance <= 2; distance *= 2) {
-        if constexpr (N::row_normalised)
-          partial_[r] = N::merge(partial_[r], from_lane(partial_[r], distance));
-        else
-          weight_sum_[r] += __shfl_xor_sync(0xFFFFFFFFu, weight_sum_[r], distance);
-      }
-      if (lane_ % 4 == r) partial = partial_[r], weight_sum = weight_sum_[r];
-    }
+    const auto own = terms_.merge();
+    float row_sum, scale[R];
     if constexpr (N::row_normalised) {
-      const float own = N::scale(partial, parameters_);
-      weight_sum = N::term_sum(partial) * own;
+      const float own_scale = N::scale(own, parameters_);
+      row_sum = N::term_sum(own) * own_scale;
 #pragma unroll
-      for (int r = 0; r < R; ++r) scale[r] = __shfl_sync(0xFFFFFFFFu, own, lane_ / 4 * 4 + r);
+      for (int r = 0; r < R; ++r) scale[r] = __shfl_sync(0xFFFFFFFFu, own_scale, lane_ / 4 * 4 + r);
+    } else {
+      row_sum = own;
+#pragma unroll
+      for (int r = 0; r < R; ++r) scale[r] = 1;
     }
     if constexpr (general)
 #pragma unroll
       for (float& factor : scale) factor *= call_.options.kept;
     write_output(scale);
     const int i = warp_first_ + lane_ % 4 * 8 + lane_ / 4;
-    if (lane_ % 4 < R && i < queries())
-      write_row((std::int64_t{sequence_.batch} * call_.heads + head_) * call_.queries +
-                    sequence_.first_query + i,
-                partial, weight_sum);
+    if (lane_ % 4 >= R || i >= queries()) return;
+    const std::int64_t at = (std::int64_t{sequence_.batch} * call_.heads + head_) * call_.queries +
+                            sequence_.first_query + i;
+    if (call_.row_sum != nullptr) call_.row_sum[at] = row_sum;
+    if constexpr (N::row_normalised) write_row(at, own);
   }
 
-  __device__ __forceinline__ void write_row(std::int64_t at, const Partial& partial,
-                                            float sum) const {
-    if (call_.row_sum != nullptr) call_.row_sum[at] = sum;
-    if constexpr (N::row_normalised) {
-      const Row row = N::finish(partial, parameters_);
-      const RowOutputs<float> outputs = N::outputs(partial, row, parameters_);
-      if (call_.row_state != nullptr) call_.row_state[at] = N::saved(row);
-      if (call_.lse != nullptr) call_.lse[at] = outputs.lse;
-      if (call_.lse_scores != nullptr) call_.lse_scores[at] = outputs.lse_scores;
-      if (call_.sink_mass != nullptr) call_.sink_mass[at] = outputs.sink_mass;
-    }
+  __device__ __forceinline__ void write_row(std::int64_t at,
+                                            const typename Terms::Partial& partial) const {
+    const Row row = N::finish(partial, parameters_);
+    const RowOutputs<float> outputs = N::outputs(partial, row, parameters_);
+    if (call_.row_state != nullptr) call_.row_state[at] = N::saved(row);
+    if (call_.lse != nullptr) call_.lse[at] = outputs.lse;
+    if (call_.lse_scores != nullptr) call_.lse_scores[at] = outputs.lse_scores;
+    if (call_.sink_mass != nullptr) call_.sink_mass[at] = outputs.sink_mass;
   }
 
   /// Through the warp's rows of Q in shared memory, so that rows leave in whole chunks.
@@ -571,26 +472,10 @@ class FlashForward {
             T::pack(o_[r / 2][n][r % 2 * 2] * scale[r], o_[r / 2][n][r % 2 * 2 + 1] * scale[r]));
     }
     __syncwarp();
-    const RowTensor& o = call_.o;
-    std::uint16_t* const rows =
-        o.rows(sequence_.batch, head_) + (sequence_.first_query + warp_first_) * o.row;
-#pragma unroll 4
-    for (int i = lane_; i < kWarpRows * kChunks; i += kLanes) {
-      const int row = i / kChunks, chunk = i % kChunks;
-      if (warp_first_ + row >= queries()) continue;
-      std::uint32_t words[4];
-      load_shared(words, Shared::chunk_address(queries_, row, chunk));
-      std::uint16_t* const to = rows + row * o.row + chunk * 8;
-      if (o.aligned) {
-        if (chunk * 8 < call_.value_dim)
-          *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
-      } else {
-#pragma unroll
-        for (int f = 0; f < 8; ++f)
-          if (chunk * 8 + f < call_.value_dim)
-            to[f] = static_cast<std::uint16_t>(words[f / 2] >> (16 * (f % 2)));
-      }
-    }
+    Shared::template store<kWarpRows>(
+        call_.o,
+        call_.o.rows(sequence_.batch, head_) + (sequence_.first_query + warp_first_) * call_.o.row,
+        queries_, queries() - warp_first_, call_.value_dim);
   }
 
   const FlashForwardCall& call_;
@@ -602,13 +487,8 @@ class FlashForward {
   const Options options_;
   typename N::template Parameters<float> parameters_;
   float row_scale_[R];
-  // Row r of a lane is row 8 r + lane / 4 of its warp.
-  Partial partial_[R];
-  float weight_sum_[R];  // where Partial has none
+  Terms terms_;
   float o_[M][kChunks][4];
-  bool wants_maximum_;    // the next tile: a row has no reference yet, or has outgrown it
-  bool outgrown_;         // terms have become larger than P holds
-  bool careful_ = false;  // every tile wants its maximum
 };
 
 template <class S, class N, class T, int dim, bool general>

@@ -6,6 +6,7 @@
 
 #include "attention/cuda/options.cuh"
 #include "attention/cuda/tile.cuh"
+#include "attention/cuda/visible.cuh"
 #include "attention/normalizer/normalizer.h"
 #include "attention/score/score.h"
 
@@ -89,17 +90,6 @@ class FlashTotals {
     }
   }
 
-  /// The keys that row i takes from a pair.
-  __device__ __forceinline__ KeyRange keys_of(int pair, int i) const {
-    KeyRange range = i < sequence_.queries ? band_.keys(i) : KeyRange{};
-    if constexpr (S::pairs == 2) {
-      const std::int64_t far = S::far_end(band_.position(i), call_.threshold, sequence_.keys);
-      if (pair == 0) range.begin = far > range.begin ? far : range.begin;
-      if (pair == 1) range.end = far < range.end ? far : range.end;
-    }
-    return range;
-  }
-
   __device__ __forceinline__ void add_queries(int pair, int first) {
     float s[1][kKeys / 8][4];
     Shared::template multiply<T>(
@@ -108,8 +98,8 @@ class FlashTotals {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int i = first + r * 8 + lane_ / 4;
-      const KeyRange range = keys_of(pair, i);
-      if (range.begin >= range.end) continue;
+      if (i >= sequence_.queries) continue;
+      const KeyRange range = VisibleKeys<S>::template of<true>(call_, sequence_, pair, i);
       const std::int64_t row =
           (std::int64_t{sequence_.batch} * call_.heads + head_) * call_.queries +
           sequence_.first_query + i;

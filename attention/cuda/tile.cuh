@@ -70,6 +70,30 @@ struct SharedRows {
     copy.row += count;
   }
 
+  /// One warp writes `count` rows of a tile to `rows` on; rows from `limit` and features from
+  /// `features` on are left alone.
+  template <int count>
+  static __device__ __forceinline__ void store(const RowTensor& to, std::uint16_t* rows,
+                                               std::uint32_t tile, int limit, int features) {
+#pragma unroll 4
+    for (int i = static_cast<int>(threadIdx.x) % 32; i < count * kChunks; i += 32) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      if (row >= limit) continue;
+      std::uint32_t words[4];
+      load_shared(words, chunk_address(tile, row, chunk));
+      std::uint16_t* const at = rows + row * to.row + chunk * 8;
+      if (to.aligned) {
+        if (chunk * 8 < features)
+          *reinterpret_cast<uint4*>(at) = make_uint4(words[0], words[1], words[2], words[3]);
+      } else {
+#pragma unroll
+        for (int f = 0; f < 8; ++f)
+          if (chunk * 8 + f < features)
+            at[f] = static_cast<std::uint16_t>(words[f / 2] >> (16 * (f % 2)));
+      }
+    }
+  }
+
   /// c = a b^T of tiles: c[m][n] holds rows 16 m of a and rows 8 n of b, see mma.cuh.
   template <class T, int M, int N>
   static __device__ __forceinline__ void multiply(float (&c)[M][N][4], std::uint32_t a_tile,
