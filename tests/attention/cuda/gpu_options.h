@@ -73,7 +73,13 @@ inline std::vector<OptionValues> gpu_options() {
 /// What general kernels add; sizes are small, the fast kernels' test has the large ones.
 inline std::vector<OptionValues> general_options() {
   const auto nothing = [](GpuOptions&) {};
-  const auto lengths = [](int L, int S) { return [=](GpuOptions& o) { o.L = L, o.S = S; }; };
+  const auto lengths = [](int L, int S) {
+    return [=](GpuOptions& o) {
+      o.L = L, o.S = S;
+      // Gradients of one query hang on few roundings: enough of them that the largest is typical.
+      if (L == 1) o.B = 16;
+    };
+  };
   // More sequences than fit a tile, empty ones, ones of several tiles.
   const auto packed = [](std::vector<int> queries, std::vector<int> keys) {
     return [=](GpuOptions& o) {
