@@ -1,8 +1,7 @@
 # CUDA: sets QUIETFORMER_HAS_CUDA, enables the language, and leaves one line for the summary in
 # QUIETFORMER_CUDA_STATUS.
 
-# The architecture of this machine's first GPU as nvcc names it ("80"; "90a" on Hopper, whose wgmma
-# instructions exist only there), empty without a GPU.
+# The architecture of this machine's first GPU as nvcc names it ("80", "90"), empty without a GPU.
 function(quietformer_native_architecture result)
   set(${result} "" PARENT_SCOPE)
   find_program(NVIDIA_SMI nvidia-smi)
@@ -13,11 +12,7 @@ function(quietformer_native_architecture result)
   execute_process(COMMAND ${NVIDIA_SMI} --query-gpu=compute_cap --format=csv,noheader
                   OUTPUT_VARIABLE output ERROR_QUIET RESULT_VARIABLE status)
   if(status EQUAL 0 AND output MATCHES "^([0-9]+)\\.([0-9])")
-    set(architecture ${CMAKE_MATCH_1}${CMAKE_MATCH_2})
-    if(architecture EQUAL 90)
-      set(architecture 90a)
-    endif()
-    set(${result} ${architecture} PARENT_SCOPE)
+    set(${result} ${CMAKE_MATCH_1}${CMAKE_MATCH_2} PARENT_SCOPE)
   endif()
 endfunction()
 
@@ -61,6 +56,11 @@ else()
     set(CMAKE_CUDA_ARCHITECTURES 90)
   endif()
 endif()
+foreach(architecture ${CMAKE_CUDA_ARCHITECTURES})
+  if(architecture MATCHES "^[0-9]+" AND CMAKE_MATCH_0 LESS 80)
+    message(FATAL_ERROR "QUIETFORMER_CUDA_ARCHITECTURES: found ${architecture}, expected 80 or newer (QUIETFORMER_CUDA=OFF builds for the CPU)")
+  endif()
+endforeach()
 enable_language(CUDA)
 # CUDA sources take the standard of C++, but CMake 3.25 (Debian 12) has not heard of nvcc's C++20.
 if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)

@@ -15,7 +15,7 @@ foreach(part CUDA MPI NCCL)
   endif()
 endforeach()
 set(QUIETFORMER_CUDA_ARCHITECTURES "" CACHE STRING
-    "GPU architectures to build for, e.g. 90a;80. Empty: this machine's GPU, without one 90")
+    "GPU architectures to build for, e.g. 90;80. Empty: this machine's GPU, without one 90")
 set(QUIETFORMER_ATTENTION_INSTANCES full CACHE STRING
     "Which (score, normaliser) pairs flash attention on GPUs is built for: dev (one), ci (some) or full")
 set_property(CACHE QUIETFORMER_ATTENTION_INSTANCES PROPERTY STRINGS dev ci full)

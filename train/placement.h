@@ -29,8 +29,8 @@ Placement place(const std::string& device, const std::string& dtype,
                 std::string_view device_key = "train.device",
                 std::string_view dtype_key = "train.dtype");
 
-/// For commands that run a model trained elsewhere: the type it was trained in where the device has
-/// it, else fp32.
+/// For commands that run a model trained elsewhere, `dtype` being its config's train.dtype: auto is
+/// what this device would train in, and 16 bits become fp32 on the CPU.
 Placement place_trained(const std::string& device, const std::string& dtype,
                         std::string_view device_key = "--device");
 

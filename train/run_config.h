@@ -104,7 +104,8 @@ void validate(const RunConfig& config);
 
 /// Keys in which two configs differ, as "model.layers: 2 here, 3 there". Left out are those that
 /// cannot change what a run computes (train.threads, train.keep) and those that only change how
-/// accurately (train.device; train.dtype, unless one of both is fp64): a run may go on elsewhere.
+/// accurately (train.device, train.tf32, train.deterministic; train.dtype, unless one of both is
+/// fp64): a run may go on elsewhere.
 std::vector<std::string> differences(const RunConfig& here, const RunConfig& there);
 
 }  // namespace quietformer

@@ -187,6 +187,8 @@ void Trainer::expect_progress(const StepValues& values, double loss) const {
   } else if (values.skipped > 0) {
     // All steps since the first bad one were left out.
     throw diverged(step_ + 1 - static_cast<std::int64_t>(values.skipped), loss, values.norm);
+  } else if (!std::isfinite(loss)) {
+    throw diverged(step_, loss, values.norm);
   }
 }
 

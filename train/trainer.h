@@ -43,7 +43,7 @@ class Trainer {
  public:
   /// Builds everything: opens the data, allocates, initialises parameters from the seed. InputError
   /// for anything wrong with config or data, RunError without the device or its memory. Afterwards
-  /// a step allocates nothing.
+  /// a step allocates nothing; on a GPU from the second one on.
   explicit Trainer(const RunConfig& config);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;

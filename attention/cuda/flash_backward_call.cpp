@@ -1,6 +1,8 @@
 #include "attention/cuda/flash_backward_call.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "attention/registry.h"
 #include "attention/workspace.h"
@@ -34,7 +36,9 @@ FlashBackwardCall::FlashBackwardCall(const Context& ctx, const AttentionProblem&
       keys(static_cast<int>(p.k.shape[2])),
       dim(static_cast<int>(p.q.shape[3])),
       value_dim(static_cast<int>(p.v.shape[3])),
-      scale(static_cast<float>(p.scale)),
+      // Never 0, as in forward: infinity times it must not be NaN.
+      scale(static_cast<float>(std::copysign(
+          std::max(std::abs(p.scale), double(std::numeric_limits<float>::min())), p.scale))),
       parameters{},
       defaults{},
       row_state(floats(p.row_state)),
@@ -48,7 +52,7 @@ FlashBackwardCall::FlashBackwardCall(const Context& ctx, const AttentionProblem&
   const int left = p.window[0] < 0 ? keys : within(p.window[0]),
             right = p.causal ? 0 : (p.window[1] < 0 ? queries : -within(-p.window[1]));
   const bool two = info_of(p.score).pairs == 2;
-  low[0] = -right, high[0] = two ? std::min(left, within(p.threshold - 1)) : left;
+  low[0] = -right, high[0] = two ? std::min(left, within(p.threshold) - 1) : left;
   low[1] = std::max(-right, within(p.threshold)), high[1] = left;
 
   const auto& infos = find_normalizer(p.normalizer).parameters;
@@ -80,7 +84,7 @@ void FlashBackwardCall::set_bias_gradient(const Context& ctx, const AttentionPro
   bias_count = p.dbias.count();
   bias_in_order = ctx.deterministic;
   if (!bias_in_order) return;
-  if (p.bias.shape[0] == 1) bias_sequences = static_cast<int>(p.batch());
+  if (p.bias.shape[0] == 1) bias_sequences = std::max(1, static_cast<int>(p.batch()));
   if (p.bias.shape[1] == 1) bias_kv_heads = static_cast<int>(p.kv_heads());
   bias_copies = p.bias.shape[3] == 1;
 }

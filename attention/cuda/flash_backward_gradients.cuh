@@ -77,7 +77,10 @@ __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::make_gradi
           }
           // Scores do not come this far.
           const Element<float> element{math::kNaN<float>, weight, dweight};
-          gradient[e] = N::dscore(element, delta[half][e], rows[half][e], parameters_);
+          // dP of a hidden key may be anything, even infinite.
+          gradient[e] = element.weight == 0
+                            ? 0.0f
+                            : N::dscore(element, delta[half][e], rows[half][e], parameters_);
           if constexpr (kSums > 0)
 #pragma unroll
             for (int k = 0; k < kSums; ++k)

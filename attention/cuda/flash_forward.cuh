@@ -7,8 +7,11 @@
 //     S = Q K^T            registers: C fragments, f32
 //     hidden keys to -inf  only in tiles that a row of the warp sees in part
 //     options              `general` kernels: options.cuh
-//     P = terms            the normaliser's, in place; rescales O when a maximum has grown
+//     maximum              only where a row has no reference yet or its sum has outgrown it:
+//                          raises it and rescales O
+//     P = terms            the normaliser's, in place
 //     O += P V             P rounded to the operand type: C fragments are A fragments
+//   once more, with a maximum per tile, if a row has outgrown what P holds
 //   O * scale, statistics
 //
 // A warp of 32 rows uses every fragment of K and V twice, which keeps shared memory (128 bytes a

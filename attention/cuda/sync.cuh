@@ -39,7 +39,7 @@ __device__ __forceinline__ void wait_for_turn(const unsigned* counter, unsigned 
   do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
   while (now != turn);
 }
-/// One lane, when what its warp wrote is fenced.
+/// One lane, behind a __syncwarp() of the warp that wrote: the release covers what all of it wrote.
 __device__ __forceinline__ void pass_turn(unsigned* counter, unsigned turn) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(counter), "r"(turn + 1) : "memory");
 }

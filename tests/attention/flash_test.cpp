@@ -199,17 +199,24 @@ void expect_reference(CaseOptions options) {
   }
 }
 
-TEST(Flash, AgreesWithTheReferenceOverSizesScoresAndOptions) {
+// In parts, so that they can run side by side.
+constexpr int kParts = 4;
+class FlashPart : public testing::TestWithParam<int> {};
+
+TEST_P(FlashPart, AgreesWithTheReferenceOverSizesScoresAndOptions) {
   int cases = 0;
   const std::vector<OptionValues> options = tile_options();
   for (const std::vector<int>& row : test::covering_array(options, 5)) {
     FlashOptions o;
     o.seed = std::uint32_t(++cases);
+    if (cases % kParts != GetParam()) continue;
     for (std::size_t i = 0; i < options.size(); ++i) options[i][std::size_t(row[i])](o);
     expect_reference(finish(o));
   }
   EXPECT_TRUE(HasFailure() || cases > 90) << cases;
 }
+
+INSTANTIATE_TEST_SUITE_P(Flash, FlashPart, testing::Range(0, kParts));
 
 // More tiles than one in every direction, in f32 too: 1025 and 4096, more queries and more keys.
 TEST(Flash, AgreesWithTheReferenceOverManyTiles) {

@@ -26,7 +26,14 @@ struct TrainArguments {
 };
 
 RunConfig bench_config(const TrainArguments& args) {
-  if (!args.config.empty()) return load_run_config(args.config, args.overrides);
+  if (!args.config.empty()) {
+    std::vector<std::string> overrides = args.overrides;
+    if (args.device != "auto") overrides.push_back("train.device=" + args.device);
+    if (args.dtype != "auto") overrides.push_back("train.dtype=" + args.dtype);
+    if (args.deterministic) overrides.push_back("train.deterministic=true");
+    if (args.threads > 0) overrides.push_back(fmt::format("train.threads={}", args.threads));
+    return load_run_config(args.config, overrides);
+  }
   RunConfig config;
   config.name = "bench";
   config.model.layers = args.layers;

@@ -72,6 +72,7 @@ class GpuBackwardCase : public GpuCase {
         error = std::max(error, std::abs(value - exact));
         allowed = std::max(allowed, std::abs(other[std::size_t(i)] - exact));
       }
+      ASSERT_TRUE(std::isfinite(allowed)) << name << " of the unfused computation";
       EXPECT_LE(error, 2 * allowed + 1e-5) << name << "; the unfused computation has " << allowed;
       ++at;
     }

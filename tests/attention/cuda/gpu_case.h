@@ -192,6 +192,7 @@ class GpuCase {
       error = std::max(error, std::abs(found - exact));
       allowed = std::max(allowed, std::abs(unfused[std::size_t(i)] - exact));
     }
+    ASSERT_TRUE(std::isfinite(allowed)) << "o of the unfused computation";
     EXPECT_LE(error, 2 * allowed + 1e-5) << "o; the unfused computation has " << allowed;
     for (const auto member : kStatistics)
       if (const Tensor& statistic = problem_.*member; statistic.shape.rank != 0) {
@@ -200,7 +201,7 @@ class GpuCase {
         // Weights under 1e-38 are 0 to float, and so may be the sum of a thousand of them.
         for (std::int64_t i = 0; i < statistic.count(); ++i)
           if (std::abs(get(r.*member, i)) < 1e-34)
-            set(r.*member, i, get(host, i) < 1e-34 ? get(host, i) : 0);
+            set(r.*member, i, std::abs(get(host, i)) < 1e-34 ? get(host, i) : 0);
         EXPECT_TRUE(close(host, r.*member, statistics_tolerance()));
       }
   }

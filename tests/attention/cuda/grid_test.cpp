@@ -231,6 +231,7 @@ class GridCase {
   void expect(const char* name, const Tensor& found, const Tensor& exact, const Tensor& unfused) {
     const double error = test::max_error(ctx_, found, exact),
                  allowed = test::max_error(ctx_, unfused, exact);
+    ASSERT_TRUE(std::isfinite(allowed)) << name << " of the unfused computation";
     EXPECT_LE(error, 2 * allowed + 1e-5) << name << "; the unfused computation has " << allowed;
   }
 
