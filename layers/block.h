@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "layers/dropout.h"
 #include "layers/mlp.h"
@@ -83,6 +84,7 @@ class Block {
   FollowingNorm following(BatchShape shape) { return branch1_.following(shape); }
   /// In place: `gradient` is that of y before and that of x after.
   void backward(const Context& ctx, const Tensor& gradient);
+  std::string_view attention_implementation() const { return attention_.implementation(); }
   void set_schedule_step(const Context& ctx, std::int64_t step) {
     attention_.set_schedule_step(ctx, step);
   }

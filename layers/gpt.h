@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "layers/block.h"
@@ -64,6 +65,10 @@ class Gpt {
   void set_schedule_step(std::int64_t step);
 
   const ModelConfig& config() const { return model_; }
+  /// The implementation of attention that all blocks run; after declare().
+  std::string_view attention_implementation() const {
+    return blocks_.front().attention_implementation();
+  }
 
  private:
   Tensor residual(std::size_t index, BatchShape shape) const;

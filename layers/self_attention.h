@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "attention/attention.h"
 #include "layers/head_parameters.h"
@@ -45,6 +46,9 @@ class SelfAttention {
   void declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose purpose);
   void forward(const Context& ctx, const Tensor& y, const Tensor& x);
   void backward(const Context& ctx, const Tensor& dx, const Tensor& dy);
+  /// The implementation that attention.implementation came to; after declare().
+  std::string_view implementation() const { return implementation_->name(); }
+
   void set_schedule_step(const Context& ctx, std::int64_t step) {
     head_parameters_.set_schedule_step(ctx, step);
   }

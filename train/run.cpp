@@ -145,7 +145,8 @@ bool Run::resume() {
 }
 
 void Run::report_start() const {
-  fmt::print("{}: on {}; {}\n", config_.name, trainer_.placement().text, trainer_.memory_summary());
+  fmt::print("{}: on {}, attention {}; {}\n", config_.name, trainer_.placement().text,
+             trainer_.attention_implementation(), trainer_.memory_summary());
   if (options_.memory_report) fmt::print("{}", trainer_.memory_report());
   std::fflush(stdout);
 }

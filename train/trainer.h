@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "analysis/activation_statistics.h"
@@ -68,6 +69,7 @@ class Trainer {
   const ParameterList& parameters() const { return parameters_; }
   const Context& context() const { return ctx_; }
   const Placement& placement() const { return placement_; }
+  std::string_view attention_implementation() const { return model_.attention_implementation(); }
   bool byte_level() const;
 
   /// Parameters (their masters), optimizer state, loss scaling and step. The tensors are views, of

@@ -11,6 +11,7 @@
 #include "attention/cuda/flash_backward_call.h"
 #include "attention/cuda/flash_call.h"
 #include "attention/cuda/instances.h"
+#include "attention/cuda/shared_memory.h"
 #include "attention/policies.h"
 #include "attention/registry.h"
 #include "attention/workspace.h"
@@ -122,22 +123,12 @@ struct BackwardPlan {
   }
 };
 
-/// Why the backward does not fit the GPU: multiprocessors of one generation differ in how much a
-/// block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
-std::optional<std::string> too_little_shared_memory(const AttentionProblem& p) {
-  const int dim = padded_dim(std::max(p.q.shape[3], p.v.shape[3])),
-            needed = BackwardTiles::of(dim).shared_bytes(dim);
-  for (const Gpu& gpu : gpus()) {
-    if (gpu.index != p.q.device.index) continue;
-    const int version = gpu.major * 10 + gpu.minor, most = version == 80 || version == 87   ? 163
-                                                           : version >= 90 && version < 120 ? 227
-                                                                                            : 99;
-    if (needed > most * 1024)
-      return fmt::format(
-          "head dim {}: a block of its backward takes {} bytes of shared memory, {} has {}",
-          std::max(p.q.shape[3], p.v.shape[3]), needed, gpu.name, most * 1024);
-  }
-  return std::nullopt;
+/// Why the backward does not fit the GPU; empty when it does.
+std::string too_much_for_backward(const AttentionProblem& p) {
+  const std::int64_t features = std::max(p.q.shape[3], p.v.shape[3]);
+  const int dim = padded_dim(features);
+  return too_little_shared_memory(p.q.device, BackwardTiles::of(dim).shared_bytes(dim),
+                                  fmt::format("head dim {}: a block of its backward", features));
 }
 
 class Flash final : public AttentionImplementation {
@@ -164,7 +155,7 @@ class Flash final : public AttentionImplementation {
     if (std::max(p.q.shape[2], p.k.shape[2]) > 1 << 30 || std::max(rows, columns) > 1 << 30)
       return "more rows than 32 bits count";
     if (!forward)
-      if (auto reason = too_little_shared_memory(p)) return reason;
+      if (std::string reason = too_much_for_backward(p); !reason.empty()) return reason;
     if (forward && present(p.weights)) return "never holds the weights that the problem asks for";
     return std::nullopt;
   }

@@ -7,6 +7,7 @@
 #include "attention/cuda/flash_f32_tile.cuh"
 #include "attention/cuda/reference_steps.h"
 #include "attention/cuda/rows.h"
+#include "attention/cuda/shared_memory.h"
 #include "attention/policies.h"
 #include "attention/registry.h"
 #include "attention/workspace.h"
@@ -109,6 +110,24 @@ struct Workspace {
   }
 };
 
+/// The most shared memory that a block of any kernel of this direction takes, in bytes.
+template <int dim>
+int shared_bytes(const AttentionProblem& p, Direction direction) {
+  const int features = static_cast<int>(p.q.shape[3]),
+            widest = static_cast<int>(std::max(p.q.shape[3], p.v.shape[3]));
+  if (direction == Direction::forward)
+    return std::max(ForwardTiles<dim>::kBytes,
+                    present(p.total_attention) ? totals_bytes(features) : 0);
+  return std::max({QueryGradientTiles<dim>::kBytes, KeyGradientTiles<dim>::kBytes,
+                   present(p.dbias) ? bias_bytes(widest) : 0});
+}
+
+int shared_bytes(const AttentionProblem& p, Direction direction) {
+  const std::int64_t widest = std::max(p.q.shape[3], p.v.shape[3]);
+  if (widest <= 64) return shared_bytes<64>(p, direction);
+  return widest <= 128 ? shared_bytes<128>(p, direction) : shared_bytes<256>(p, direction);
+}
+
 class FlashInF32 final : public AttentionImplementation {
  public:
   std::string_view name() const override { return "flash"; }
@@ -128,6 +147,12 @@ class FlashInF32 final : public AttentionImplementation {
     if (std::max(p.q.shape[2], p.k.shape[2]) > 1 << 30 ||
         tiles * p.q.shape[0] * p.heads() > 1 << 30)
       return "more rows than 32 bits count";
+    if (std::string reason = too_little_shared_memory(
+            p.q.device, shared_bytes(p, direction),
+            "head dim " + std::to_string(std::max(p.q.shape[3], p.v.shape[3])) +
+                ": a block of its f32 kernels");
+        !reason.empty())
+      return reason;
     if (direction == Direction::forward && present(p.weights))
       return "never holds the weights that the problem asks for";
     return std::nullopt;

@@ -63,24 +63,6 @@ struct TileGradients {
   }
 };
 
-/// Shared memory: three tiles of rows and one of scores.
-template <int dim>
-struct KeyGradientTiles {
-  static constexpr int kResident = dim <= 64 ? 2 : 1;  // blocks that an SM is to hold
-  static constexpr int kStride = dim + 4, kRows = kTile * kStride;
-  static constexpr int kBytes = (3 * kRows + kTile * kScoreStride) * int{sizeof(float)};
-};
-
-/// Rows to a thread, and shared memory: queries, gradients of their outputs, keys or values,
-/// scores.
-template <int dim>
-struct QueryGradientTiles {
-  static constexpr int kRows = 4, kQueries = kSide * kRows;
-  static constexpr int kResident = dim <= 64 ? 2 : 1;  // blocks that an SM is to hold
-  static constexpr int kStride = dim + 4;
-  static constexpr int kBytes = ((2 * kQueries + kTile) * kStride + kQueries * kScoreStride) * 4;
-};
-
 template <class N, int dim>
 __global__ void __launch_bounds__(kTileThreads, QueryGradientTiles<dim>::kResident)
     flash_f32_query_gradients_kernel(const __grid_constant__ FlashF32Call call) {
@@ -411,9 +393,8 @@ void FlashF32<N>::bias_gradient(const Context& ctx, const FlashF32Call& call) {
   const std::int64_t blocks = call.bias_shape[0] * call.bias_shape[1] * tiles(call.bias_shape[2]) *
                               tiles(call.bias_shape[3]);
   const int stride = tile_stride(std::max(call.p.dim, call.p.value_dim));
-  const int bytes = std::max((2 * kTile * stride + kTile * kScoreStride) * int{sizeof(float)},
-                             kTile * kTile * int{sizeof(double)});
-  launch_tiles(ctx, "gradient of bias in f32", blocks, bytes, flash_f32_bias_kernel<N>, call,
+  launch_tiles(ctx, "gradient of bias in f32", blocks,
+               bias_bytes(std::max(call.p.dim, call.p.value_dim)), flash_f32_bias_kernel<N>, call,
                stride);
 }
 

@@ -8,15 +8,6 @@
 
 namespace quietformer::cuda {
 
-/// Rows to a thread, and shared memory: queries, then keys or values, then weights.
-template <int dim>
-struct ForwardTiles {
-  static constexpr int kRows = dim <= 64 ? 8 : 4, kQueries = kSide * kRows;
-  static constexpr int kResident = dim <= 128 ? 2 : 1;  // blocks that an SM is to hold
-  static constexpr int kStride = dim + 4;
-  static constexpr int kBytes = ((kQueries + kTile) * kStride + kQueries * kScoreStride) * 4;
-};
-
 template <class N, int dim>
 __global__ void __launch_bounds__(kTileThreads, ForwardTiles<dim>::kResident)
     flash_f32_forward_kernel(const __grid_constant__ FlashF32Call call) {
@@ -178,11 +169,6 @@ __global__ void __launch_bounds__(kTileThreads)
                        key] = static_cast<float>(sum);
 }
 
-/// The stride of tiles whose features are known at run time alone: 4 modulo 32.
-inline int tile_stride(int features) {
-  return (features + 31) / 32 * 32 + 4;
-}
-
 /// The narrowest padded head dim.
 inline int padded_dim(const RowProblem<float>& p) {
   const int dim = p.dim > p.value_dim ? p.dim : p.value_dim;
@@ -224,8 +210,7 @@ template <class N>
 void FlashF32<N>::totals(const Context& ctx, const FlashF32Call& call) {
   const int stride = tile_stride(call.p.dim);
   launch_tiles(ctx, "total attention in f32", call.key_tiles * call.p.heads * call.batch,
-               2 * kTile * stride * int{sizeof(float)} + kSide * kTile * int{sizeof(double)},
-               flash_f32_totals_kernel<N>, call, stride);
+               totals_bytes(call.p.dim), flash_f32_totals_kernel<N>, call, stride);
 }
 
 }  // namespace quietformer::cuda

@@ -8,6 +8,8 @@
 // blocks resident; measured on an H200, 8 rows pay (a little) in forward up to a head dim of 64.
 #pragma once
 
+#include <algorithm>
+
 #include "attention/cuda/flash_f32.h"
 #include "attention/cuda/row_problem.cuh"
 
@@ -15,6 +17,51 @@ namespace quietformer::cuda {
 
 inline constexpr int kTile = 64, kSide = 16, kCells = 4, kTileThreads = kSide * kSide;
 inline constexpr int kScoreStride = kTile + 4;
+
+// --- shared memory of the kernels, in bytes ---
+
+/// Rows to a thread, and shared memory: queries, then keys or values, then weights.
+template <int dim>
+struct ForwardTiles {
+  static constexpr int kRows = dim <= 64 ? 8 : 4, kQueries = kSide * kRows;
+  static constexpr int kResident = dim <= 128 ? 2 : 1;  // blocks that an SM is to hold
+  static constexpr int kStride = dim + 4;
+  static constexpr int kBytes = ((kQueries + kTile) * kStride + kQueries * kScoreStride) * 4;
+};
+
+/// Shared memory: three tiles of rows and one of scores.
+template <int dim>
+struct KeyGradientTiles {
+  static constexpr int kResident = dim <= 64 ? 2 : 1;  // blocks that an SM is to hold
+  static constexpr int kStride = dim + 4, kRows = kTile * kStride;
+  static constexpr int kBytes = (3 * kRows + kTile * kScoreStride) * int{sizeof(float)};
+};
+
+/// Rows to a thread, and shared memory: queries, gradients of their outputs, keys or values,
+/// scores.
+template <int dim>
+struct QueryGradientTiles {
+  static constexpr int kRows = 4, kQueries = kSide * kRows;
+  static constexpr int kResident = dim <= 64 ? 2 : 1;  // blocks that an SM is to hold
+  static constexpr int kStride = dim + 4;
+  static constexpr int kBytes = ((2 * kQueries + kTile) * kStride + kQueries * kScoreStride) * 4;
+};
+
+/// The stride of tiles whose features are known at run time alone: 4 modulo 32.
+inline int tile_stride(int features) {
+  return (features + 31) / 32 * 32 + 4;
+}
+
+/// Two tiles of rows and sums of columns.
+inline int totals_bytes(int features) {
+  return 2 * kTile * tile_stride(features) * int{sizeof(float)} +
+         kSide * kTile * int{sizeof(double)};
+}
+/// Two tiles of rows and one of scores; their sums take the place of all.
+inline int bias_bytes(int features) {
+  return std::max((2 * kTile * tile_stride(features) + kTile * kScoreStride) * int{sizeof(float)},
+                  kTile * kTile * int{sizeof(double)});
+}
 
 __device__ __forceinline__ int tile_y() {
   return static_cast<int>(threadIdx.x) / kSide;

@@ -109,7 +109,7 @@ TEST(Feature, HybridNorm) {
 
 /// Output of self-attention in a model of two heads; weights depend on their names alone.
 OwnedTensor attend(const ModelConfig& given, const AttentionConfig& attention,
-                   std::int64_t* memory = nullptr) {
+                   std::int64_t* memory = nullptr, std::string* implementation = nullptr) {
   ModelConfig model = given;
   resolve(model);
   ParameterList parameters(DType::f64);
@@ -119,6 +119,7 @@ OwnedTensor attend(const ModelConfig& given, const AttentionConfig& attention,
   layer.declare(ctx, arena, kBatch, Purpose::inference);
   arena.commit(), parameters.commit(), parameters.initialise(1);
   if (memory != nullptr) *memory = arena.bytes();
+  if (implementation != nullptr) *implementation = layer.implementation();
   const Shape shape{kBatch.batch, kBatch.tokens, model.dim};
   OwnedTensor y(DType::f64, shape);
   layer.forward(ctx, y, normal(DType::f64, shape, 1));
@@ -146,10 +147,13 @@ TEST(Feature, QkNorm) {
 TEST(Feature, TheConfigChoosesTheImplementation) {
   AttentionConfig config;
   std::int64_t memory[2];
+  std::string took;
   config.implementation = "reference";
-  const OwnedTensor reference = attend(tiny_model(), config, &memory[0]);
+  const OwnedTensor reference = attend(tiny_model(), config, &memory[0], &took);
+  EXPECT_EQ(took, "reference");
   config.implementation = "flash";
-  EXPECT_TRUE(close(attend(tiny_model(), config, &memory[1]), reference, 1e-13));
+  EXPECT_TRUE(close(attend(tiny_model(), config, &memory[1], &took), reference, 1e-13));
+  EXPECT_EQ(took, "flash");
   EXPECT_NE(memory[0], memory[1]) << "they need different scratch";
   config.implementation = "none";
   EXPECT_THROW(attend(tiny_model(), config), InputError);

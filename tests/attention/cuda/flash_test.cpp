@@ -6,6 +6,7 @@
 
 #include <string>
 
+#include "attention/cuda/shared_memory.h"
 #include "tests/attention/cuda/gpu_options.h"
 
 namespace quietformer {
@@ -70,8 +71,9 @@ TEST_P(GpuFlash, GivesZeroToRowsThatSeeNoKey) {
   }
 }
 
-// Scores whose order makes maxima grow over many tiles, some by less than what makes a row follow
-// (from -60 to 60), some within one tile by more than f16 (hundreds) or bf16 (thousands) holds.
+// Scores so wide that maxima still rise after the first tile: from -60 to 60 by less than what
+// makes a row follow, wider ones within one tile by more than f16 (hundreds) or bf16 (thousands)
+// holds.
 TEST_P(GpuFlash, FollowsMaximaThatGrow) {
   options_.B = 1, options_.H = options_.Hk = 1, options_.L = 130, options_.S = 1024;
   options_.D = options_.Dv = 64, options_.parameters = {0.5};
@@ -85,6 +87,22 @@ TEST_P(GpuFlash, FollowsMaximaThatGrow) {
       gpu.forward();
       gpu.expect_correct();
     }
+}
+
+// CUDA C++ Programming Guide, "Maximum amount of shared memory per thread block".
+TEST(SharedMemory, OfABlockByComputeCapability) {
+  const auto of = [](int major, int minor) {
+    cuda::Gpu gpu;
+    gpu.major = major, gpu.minor = minor;
+    return cuda::shared_memory_of_block(gpu) / 1024;
+  };
+  EXPECT_EQ(of(8, 0), 163);
+  EXPECT_EQ(of(8, 6), 99);
+  EXPECT_EQ(of(8, 7), 163);
+  EXPECT_EQ(of(8, 9), 99);
+  EXPECT_EQ(of(9, 0), 227);
+  EXPECT_EQ(of(10, 0), 227);
+  EXPECT_EQ(of(12, 0), 99);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GpuFlash, testing::ValuesIn(test::built_pairs()), test::pair_name);
