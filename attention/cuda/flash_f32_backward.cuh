@@ -45,15 +45,13 @@ struct TileGradients {
       for (int c = 0; c < kCells; ++c) {
         const float factor = call.p.dropout ? TileScores::stored<R>(scratch, r, c) : 1.0f;
         const float score = weights[r][c];
-        const Element<float> e{score, N::weight(score, row, parameters), grads[r][c] * factor};
-        // Where a key is hidden the gradient of its weight may be anything.
-        const bool hidden = !(score > -math::kInfinity<float>);
-        const float dscore = hidden ? 0.0f : N::dscore(e, delta, row, parameters);
+        const Element<float> e{score, N::weight(score, row, parameters),
+                               visible_gradient(score, grads[r][c] * factor)};
+        const float dscore = N::dscore(e, delta, row, parameters);
         if constexpr (N::has_element_gradients) {
 #pragma unroll
-          for (int k = 0; k < kParameterCount<N>; ++k)
-            if (!hidden)
-              sums[k] += static_cast<double>(N::element_gradient(k, e, dscore, row, parameters));
+          for (int k = 0; k < kParameters<N>; ++k)
+            sums[k] += static_cast<double>(N::element_gradient(k, e, dscore, row, parameters));
         }
         weights[r][c] = e.weight * factor;
         grads[r][c] = dscore;
@@ -133,7 +131,7 @@ __global__ void __launch_bounds__(kTileThreads, QueryGradientTiles<dim>::kReside
   for (int k = 0; k < kMaxHeadParameters; ++k) {
     double total = 0;
     if constexpr (N::has_element_gradients)
-      total = k < kParameterCount<N> ? block_reduce<kTileThreads>(sums[k], Plus()) : 0;
+      total = k < kParameters<N> ? block_reduce<kTileThreads>(sums[k], Plus()) : 0;
     if (threadIdx.x == 0) out[k] = total;
   }
   scale_sum = block_reduce<kTileThreads>(scale_sum, Plus());
@@ -349,7 +347,8 @@ void FlashF32<N>::deltas(const Context& ctx, const FlashF32Call& call,
 
 template <class N>
 void FlashF32<N>::query_gradients(const Context& ctx, const FlashF32Call& call, double* sums) {
-  const auto start = [&]<int dim>() {
+  if (call.p.heads * call.batch == 0) return;
+  with_padded_dim(call.p.dim, call.p.value_dim, [&]<int dim>() {
     FlashF32Call sized = call;
     sized.tiles = call.p.tiles(call.p.queries, QueryGradientTiles<dim>::kQueries);
     launch_tiles(ctx, "attention gradients of queries in f32",
@@ -358,33 +357,16 @@ void FlashF32<N>::query_gradients(const Context& ctx, const FlashF32Call& call, 
     launch(ctx, "gradients of head parameters",
            {dim3(static_cast<unsigned>(call.p.heads * call.batch)), dim3(kTileThreads)},
            tile_sums_kernel, sized.tile_sums, sized.tiles, sums);
-  };
-  if (call.p.heads * call.batch == 0) return;
-  switch (padded_dim(call.p)) {
-    case 64:
-      return start.template operator()<64>();
-    case 128:
-      return start.template operator()<128>();
-    default:
-      return start.template operator()<256>();
-  }
+  });
 }
 
 template <class N>
 void FlashF32<N>::key_gradients(const Context& ctx, const FlashF32Call& call) {
   const std::int64_t blocks = call.key_tiles * (call.p.heads / call.p.group) * call.batch;
-  const auto start = [&]<int dim>() {
+  with_padded_dim(call.p.dim, call.p.value_dim, [&]<int dim>() {
     launch_tiles(ctx, "attention gradients of keys in f32", blocks, KeyGradientTiles<dim>::kBytes,
                  flash_f32_key_gradients_kernel<N, dim>, call);
-  };
-  switch (padded_dim(call.p)) {
-    case 64:
-      return start.template operator()<64>();
-    case 128:
-      return start.template operator()<128>();
-    default:
-      return start.template operator()<256>();
-  }
+  });
 }
 
 template <class N>

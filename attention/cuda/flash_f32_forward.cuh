@@ -169,12 +169,6 @@ __global__ void __launch_bounds__(kTileThreads)
                        key] = static_cast<float>(sum);
 }
 
-/// The narrowest padded head dim.
-inline int padded_dim(const RowProblem<float>& p) {
-  const int dim = p.dim > p.value_dim ? p.dim : p.value_dim;
-  return dim <= 64 ? 64 : (dim <= 128 ? 128 : 256);
-}
-
 template <class... Parameters, class... Arguments>
 void launch_tiles(const Context& ctx, std::string_view name, std::int64_t blocks, int shared_bytes,
                   void (*kernel)(Parameters...), Arguments&&... arguments) {
@@ -190,20 +184,12 @@ void launch_tiles(const Context& ctx, std::string_view name, std::int64_t blocks
 
 template <class N>
 void FlashF32<N>::forward(const Context& ctx, const FlashF32Call& call) {
-  const auto start = [&]<int dim>() {
+  with_padded_dim(call.p.dim, call.p.value_dim, [&]<int dim>() {
     FlashF32Call sized = call;
     sized.tiles = call.p.tiles(call.p.queries, ForwardTiles<dim>::kQueries);
     launch_tiles(ctx, "attention in f32", sized.tiles * call.p.heads * call.batch,
                  ForwardTiles<dim>::kBytes, flash_f32_forward_kernel<N, dim>, sized);
-  };
-  switch (padded_dim(call.p)) {
-    case 64:
-      return start.template operator()<64>();
-    case 128:
-      return start.template operator()<128>();
-    default:
-      return start.template operator()<256>();
-  }
+  });
 }
 
 template <class N>
