@@ -114,8 +114,8 @@ struct BackwardPlan {
 std::string too_much_for_backward(const AttentionProblem& p) {
   const std::int64_t features = std::max(p.q.shape[3], p.v.shape[3]);
   const int dim = padded_dim(features);
-  return too_little_shared_memory(p.q.device, BackwardTiles::of(dim).shared_bytes(dim),
-                                  fmt::format("head dim {}: a block of its backward", features));
+  return too_little_shared_memory(p.q.device, BackwardTiles::of(dim).shared_bytes(dim), features,
+                                  "backward");
 }
 
 class Flash final : public AttentionImplementation {

@@ -136,10 +136,9 @@ class FlashInF32 final : public AttentionImplementation {
     if (std::max(p.q.shape[2], p.k.shape[2]) > 1 << 30 ||
         tiles * p.q.shape[0] * p.heads() > 1 << 30)
       return "more rows than 32 bits count";
-    if (std::string reason = too_little_shared_memory(
-            p.q.device, shared_bytes(p, direction),
-            "head dim " + std::to_string(std::max(p.q.shape[3], p.v.shape[3])) +
-                ": a block of its f32 kernels");
+    if (std::string reason =
+            too_little_shared_memory(p.q.device, shared_bytes(p, direction),
+                                     std::max(p.q.shape[3], p.v.shape[3]), "f32 kernels");
         !reason.empty())
       return reason;
     if (direction == Direction::forward && present(p.weights))

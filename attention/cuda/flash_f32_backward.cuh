@@ -72,11 +72,8 @@ __global__ void __launch_bounds__(kTileThreads, QueryGradientTiles<dim>::kReside
                *const rows = d_out + Tiles::kQueries * kStride,
                *const score_tile = rows + kTile * kStride;
   const RowProblem<float>& p = call.p;
-  const auto tiles = static_cast<int>(call.tiles), index = static_cast<int>(blockIdx.x);
-  const int head = index / tiles % p.heads, batch = index / tiles / p.heads,
-            kv_head = head / p.group;
-  const SequenceTile tile =
-      sequence_tile(p, false, Tiles::kQueries, tiles - 1 - index % tiles, batch);
+  const auto [head, batch, tile] = query_tile(call, Tiles::kQueries);
+  const int kv_head = head / p.group;
   const SequencePlace& s = tile.sequence;
   const std::int64_t count = s.queries - tile.first, first_row = s.first_query + tile.first;
   double sums[kMaxHeadParameters] = {}, scale_sum = 0;
@@ -147,10 +144,7 @@ __global__ void __launch_bounds__(kTileThreads, KeyGradientTiles<dim>::kResident
   float *const keys = shared, *const values = keys + Tiles::kRows,
                *const rows = values + Tiles::kRows, *const score_tile = rows + Tiles::kRows;
   const RowProblem<float>& p = call.p;
-  const auto tiles = static_cast<int>(call.key_tiles), index = static_cast<int>(blockIdx.x);
-  const int kv_heads = p.heads / p.group, kv_head = index / tiles % kv_heads,
-            batch = index / tiles / kv_heads;
-  const SequenceTile tile = sequence_tile(p, true, kTile, index % tiles, batch);
+  const auto [kv_head, batch, tile] = key_tile(call, p.heads / p.group);
   const SequencePlace& s = tile.sequence;
   const std::int64_t count = s.keys - tile.first, first_key = s.first_key + tile.first;
   if (count <= 0) return;

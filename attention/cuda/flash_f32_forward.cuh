@@ -19,12 +19,8 @@ __global__ void __launch_bounds__(kTileThreads, ForwardTiles<dim>::kResident)
   float *const queries = shared, *const rows = shared + Tiles::kQueries * kStride,
                *const weights = rows + kTile * kStride;
   const RowProblem<float>& p = call.p;
-  // Later tiles see more keys when causal: they come first, so that no long one is left over.
-  const auto tiles = static_cast<int>(call.tiles), index = static_cast<int>(blockIdx.x);
-  const int head = index / tiles % p.heads, batch = index / tiles / p.heads,
-            kv_head = head / p.group;
-  const SequenceTile tile =
-      sequence_tile(p, false, Tiles::kQueries, tiles - 1 - index % tiles, batch);
+  const auto [head, batch, tile] = query_tile(call, Tiles::kQueries);
+  const int kv_head = head / p.group;
   const SequencePlace& s = tile.sequence;
   if (tile.first >= s.queries) return;
   const std::int64_t count = s.queries - tile.first, first_row = s.first_query + tile.first;
@@ -120,10 +116,8 @@ __global__ void __launch_bounds__(kTileThreads)
   float *const queries = shared, *const keys = shared + kTile * stride,
                *const sums = keys + kTile * stride;
   const RowProblem<float>& p = call.p;
-  const auto tiles = static_cast<int>(call.key_tiles), index = static_cast<int>(blockIdx.x);
-  const int head = index / tiles % p.heads, batch = index / tiles / p.heads,
-            kv_head = head / p.group;
-  const SequenceTile tile = sequence_tile(p, true, kTile, index % tiles, batch);
+  const auto [head, batch, tile] = key_tile(call, p.heads);
+  const int kv_head = head / p.group;
   const SequencePlace& s = tile.sequence;
   if (tile.first >= s.keys) return;
   const auto parameters = load_parameters<N, float>(p, head);

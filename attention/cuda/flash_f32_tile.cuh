@@ -116,6 +116,25 @@ __device__ inline SequenceTile sequence_tile(const RowProblem<float>& p, bool ov
   return {sequence_at(p, at.sequence), at.tile * size};
 }
 
+/// The tile of a head that a block of threads works on.
+struct BlockTile {
+  int head, batch;
+  SequenceTile tile;
+};
+/// Of `size` query rows. Later tiles see more keys when causal: they come first, so that no long
+/// one is left over.
+__device__ inline BlockTile query_tile(const FlashF32Call& call, int size) {
+  const auto tiles = static_cast<int>(call.tiles), index = static_cast<int>(blockIdx.x);
+  const int head = index / tiles % call.p.heads, batch = index / tiles / call.p.heads;
+  return {head, batch, sequence_tile(call.p, false, size, tiles - 1 - index % tiles, batch)};
+}
+/// Of kTile keys of one of `heads` heads.
+__device__ inline BlockTile key_tile(const FlashF32Call& call, int heads) {
+  const auto tiles = static_cast<int>(call.key_tiles), index = static_cast<int>(blockIdx.x);
+  const int head = index / tiles % heads, batch = index / tiles / heads;
+  return {head, batch, sequence_tile(call.p, true, kTile, index % tiles, batch)};
+}
+
 /// Keys that query i takes from a pair (0: near), and i's place in the call.
 __device__ inline KeyRange keys_of(const FlashF32Call& call, const SequencePlace& s, int pair,
                                    std::int64_t i) {
