@@ -1,6 +1,10 @@
 // Forward and backward on a GPU against the reference on the CPU in f64.
 #pragma once
 
+#include <cstdio>
+#include <string>
+#include <vector>
+
 #include "tests/attention/hidden_keys.h"
 #include "tests/attention/option_grid.h"
 
