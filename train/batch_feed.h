@@ -1,7 +1,6 @@
 // Batches on their way from the host to where a model computes.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 #include "core/buffer.h"
@@ -15,14 +14,16 @@ struct Batch {
   Tensor inputs, targets;
 };
 
-/// On the CPU there is one pair of tensors, which is filled and read in turn:
+/// A batch is filled, sent and taken in turn:
 ///
-///   feed.send() after filling feed.room();  feed.take(ctx);  ...;  feed.release(ctx)
+///   feed.send() after filling feed.room();  feed.take(ctx);  ...
 ///
-/// On a GPU there are two pairs there and two of pinned host memory, so that a batch can be filled
-/// and sent while the GPU computes on the one before (ahead() is true then): copies run in a stream
-/// of their own and nobody waits for anything but the batch before last. The first two batches
-/// allocate that host memory, later ones nothing.
+/// On the CPU all three are one pair of tensors. On a GPU (ahead() is true then) room() is pinned
+/// host memory, sent batches wait in a pair of their own there and take() moves them to the pair
+/// that it returns, always the same one. So a batch can be filled and sent while the GPU computes
+/// on the one before: copies run in a stream of their own, the host waits for nothing but the copy
+/// of the batch sent last, and work recorded once (cuda::Graph) finds every batch. The first batch
+/// allocates the host's memory, later ones nothing.
 class BatchFeed {
  public:
   /// Declares what lives on `device` in `arena`, which is committed before the first send().
@@ -30,32 +31,28 @@ class BatchFeed {
 
   /// Host tensors for the next batch; what they held has been copied.
   Batch room();
-  /// Sends what room() was filled with. No more than one batch is ahead of the one taken.
+  /// Sends what room() was filled with; no batch is waiting.
   void send();
-  /// The batch sent first and not taken: later work of ctx.stream finds it there.
+  /// The batch that waits: later work of ctx.stream finds it there, and earlier work is the last to
+  /// find the batch before. The stream is always the same.
   Batch take(const Context& ctx);
-  /// Earlier work of ctx.stream is the last to read the batch taken last.
-  void release(const Context& ctx);
 
   /// Forgets a batch that was sent and not taken.
-  void discard() { taken_ = sent_; }
-  bool waiting() const { return sent_ > taken_; }
+  void discard() { waiting_ = false; }
+  bool waiting() const { return waiting_; }
   /// Whether a batch can be sent while the one before is in use.
   bool ahead() const { return device_.type == DeviceType::cuda; }
 
  private:
-  struct Lane {
-    Slot inputs, targets;
-    cuda::PinnedTensor host_inputs, host_targets;
-    cuda::Event copied, used;
-  };
-  Lane& lane(std::int64_t batch) { return lanes_[ahead() ? std::size_t(batch % 2) : 0]; }
-
   Device device_;
-  std::array<Lane, 2> lanes_;
+  Slot inputs_, targets_;
+  bool waiting_ = false;
+  // On a GPU:
+  Slot next_inputs_, next_targets_;
+  cuda::PinnedTensor host_inputs_, host_targets_;
   cuda::Stream stream_;
-  Context copy_;  // on stream_
-  std::int64_t sent_ = 0, taken_ = 0;
+  Context copy_;                // on stream_
+  cuda::Event copied_, taken_;  // the host's tensors and the waiting ones are free again
 };
 
 }  // namespace quietformer

@@ -24,7 +24,7 @@ class LossSum {
   }
   void add(const Tensor& loss, std::int64_t targets) {
     if (there_.view())
-      cuda::add_scaled(ctx_, there_, loss.slice(0, 0, 1), double(targets), Accumulate::add);
+      cuda::add_scaled(ctx_, there_, loss.slice(0, 0, 1), double(targets));
     else
       sum_ += loss.as<double>()[0] * double(targets);
   }
@@ -68,7 +68,6 @@ Evaluation evaluate(const Context& ctx, Gpt& model, const Windows& windows, Batc
     const std::int64_t count = counts[std::size_t(number % 2)];
     sum.add(model.loss(), count);
     result.targets += count;
-    feed.release(evaluation);
     if (feed.ahead() && number + 1 < windows.batches()) send(number + 1);
   }
   result.loss = sum.read() / double(result.targets);
