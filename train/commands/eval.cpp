@@ -40,6 +40,12 @@ int eval(const Arguments& args) {
   request.vocab = config.model.vocab;
   if (own_data) request.generated_bytes = split_total(config.data.split, config.model.context);
   const std::unique_ptr<const Tokenizer> tokenizer = model_tokenizer(loaded, args.tokenizer);
+  if (!loaded.trained_here && tokenizer == nullptr && !request.path.ends_with(".bin"))
+    throw InputError(
+        fmt::format("--data: {}: {} has no tokenizer to read text with, expected one, --tokenizer "
+                    "or a *.bin of "
+                    "ids",
+                    request.path, args.model));
   choose_text(request, tokenizer.get());
   const auto source = open_source(request);
   Span span{0, source->size()};
