@@ -91,6 +91,16 @@ TEST_F(TokenizerTest, WhatIsNotUtf8) {
                           "b\uFFFD\uFFFD\uFFFD"));
 }
 
+// Marks that BERT keeps: spacing ones. Their canonical order is that of their classes.
+TEST_F(TokenizerTest, MarksInCanonicalOrder) {
+  const Folder folder;
+  const auto tokenizer = open_tokenizer(folder.write(
+      "tokenizer.json", R"({"normalizer":{"type":"BertNormalizer"},"model":{"type":"WordPiece",)"
+                        R"("vocab":{"[UNK]":0,"a":1,"##\ud834\udd65":2,"##\u302e":3}}})"));
+  EXPECT_EQ(tokenizer->encode("a\U0001D165\u302E"), (Ids{1, 2, 3}));
+  EXPECT_EQ(tokenizer->encode("a\u302E\U0001D165"), (Ids{1, 2, 3}));
+}
+
 TEST_F(TokenizerTest, SpecialIds) {
   const auto roberta = open_tokenizer(kFixtures + "/roberta");
   const SpecialIds& ids = roberta->special();
