@@ -43,8 +43,8 @@ class TokenSource {
 
   const std::string& name() const { return name_; }  // the path, for messages
   std::int64_t size() const { return size_; }        // tokens, at least 1
-  /// Every id that copy() writes is in [0, vocab()): 256 for bytes, 65536 for tokens, or what the
-  /// request asked for where that is less.
+  /// Every id that copy() writes is in [0, vocab()): 256 for bytes, 65536 for files of ids, the
+  /// tokenizer's for text, or what the request asked for where that is less.
   std::int64_t vocab() const { return vocab_; }
   /// Length of the text that all tokens together are; 0 when unknown, for files of ids.
   std::int64_t text_bytes() const { return text_bytes_; }

@@ -16,8 +16,9 @@ bool word_at(std::string_view text, std::size_t at) {
   return at < text.size() && unicode::is_word(character_at(text, at).code);
 }
 
-std::size_t before_space(std::string_view text, std::size_t at) {
-  while (at > 0) {
+// Not further than to `least`.
+std::size_t before_space(std::string_view text, std::size_t at, std::size_t least) {
+  while (at > least) {
     const Character c = character_before(text, at);
     if (!unicode::is_space(c.code)) break;
     at -= c.bytes;
@@ -68,7 +69,7 @@ std::vector<Piece> AddedTokens::split(std::string_view text) const {
     at = end;  // also where the token is not taken
     const AddedToken& token = found->token;
     if (token.single_word && (word_before(text, begin) || word_at(text, end))) continue;
-    if (token.lstrip) begin = std::max(before_space(text, begin), done);
+    if (token.lstrip) begin = before_space(text, begin, done);
     if (token.rstrip) end = after_space(text, end);
     add_text(begin);
     pieces.push_back({text.substr(begin, end - begin), token.id});

@@ -10,15 +10,6 @@
 namespace quietformer {
 namespace {
 
-std::string replaced(const std::string& text, std::string_view pattern, std::string_view content) {
-  std::string out;
-  std::size_t at = 0;
-  for (std::size_t found; (found = text.find(pattern, at)) != std::string::npos;
-       at = found + pattern.size())
-    out.append(text, at, found - at).append(content);
-  return out.append(text, at);
-}
-
 /// The bytes that a token's characters stand for, or the token itself where one stands for none.
 std::string bytes_of(const std::string& token) {
   std::string out;
@@ -46,7 +37,7 @@ std::string cleaned_up(std::string text) {
                                                                     {" 've", "'ve"},
                                                                     {" 're", "'re"}}};
   if (text.find(' ') == std::string::npos) return text;
-  for (const auto& [torn, whole] : kForms) text = replaced(text, torn, whole);
+  for (const auto& [torn, whole] : kForms) text = replace_all(text, torn, whole);
   return text;
 }
 
@@ -100,10 +91,10 @@ void apply(const DecoderStep& step, std::vector<std::string>& tokens) {
       return wordpiece(step, tokens);
     case DecoderStep::Kind::metaspace:
       for (std::size_t i = 0; i < tokens.size(); ++i)
-        tokens[i] = replaced(tokens[i], step.content, i == 0 && step.drop_first ? "" : " ");
+        tokens[i] = replace_all(tokens[i], step.content, i == 0 && step.drop_first ? "" : " ");
       return;
     case DecoderStep::Kind::replace:
-      for (std::string& token : tokens) token = replaced(token, step.pattern, step.content);
+      for (std::string& token : tokens) token = replace_all(token, step.pattern, step.content);
       return;
     case DecoderStep::Kind::byte_fallback:
       return byte_fallback(tokens);

@@ -71,4 +71,7 @@ inline void append_utf8(char32_t code, std::string& out) {
 /// The text with U+FFFD for every maximal prefix of a sequence that is not UTF-8.
 std::string valid_utf8(std::string_view text);
 
+/// The text with `content` for every `pattern`, which is not empty, from left to right.
+std::string replace_all(std::string_view text, std::string_view pattern, std::string_view content);
+
 }  // namespace quietformer
