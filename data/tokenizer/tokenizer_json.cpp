@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <limits>
 
@@ -39,6 +40,17 @@ std::vector<Json> steps_of(const Json& json, std::string_view list) {
   for (const Json& step : json[list].values())
     for (const Json& inner : steps_of(step, list)) steps.push_back(inner);
   return steps;
+}
+
+/// Steps in a row could make a text as long as memory allows, and longer.
+template <class Step>
+void expect_modest(const Json& json, const std::vector<Step>& steps) {
+  constexpr double kMostGrowth = 64;
+  double growth = 1;
+  for (const Step& step : steps)
+    if (step.kind == Step::Kind::replace)
+      growth *= std::max(1.0, double(step.content.size()) / double(step.pattern.size()));
+  if (growth > kMostGrowth) json.fail("steps that make a text at most 64 times as long");
 }
 
 NormalizerStep read_normalizer_step(const Json& json) {
@@ -265,11 +277,13 @@ TokenizerSpec read_tokenizer_json(const std::string& path) {
       spec.added.push_back(read_added_token(token, read_id(token["id"])));
   for (const Json& step : steps_of(json["normalizer"], "normalizers"))
     spec.normalizer.push_back(read_normalizer_step(step));
+  expect_modest(json["normalizer"], spec.normalizer);
   spec.pre_tokenizer = read_pre_tokenizer(json["pre_tokenizer"]);
   read_post_processor(json["post_processor"], spec);
   spec.has_decoder = !json["decoder"].is_null();
   for (const Json& step : steps_of(json["decoder"], "decoders"))
     spec.decoder.push_back(read_decoder_step(step));
+  expect_modest(json["decoder"], spec.decoder);
   read_special_names(std::filesystem::path(path).parent_path(), spec);
   return spec;
 }

@@ -269,6 +269,12 @@ TEST_F(BadTokenizer, Sections) {
   EXPECT_EQ(refused("NORMALIZER", R"({"type":"Replace","pattern":{"Regex":"a"},"content":""})"),
             "normalizer.pattern: found an object of 1 keys, expected {\"String\": ...} (regular "
             "expressions are not supported)");
+  const std::string longer =
+      R"({"type":"Replace","pattern":{"String":"a"},"content":"aaaaaaaaa"},)";
+  EXPECT_EQ(refused("NORMALIZER", R"({"type":"Sequence","normalizers":[)" + longer + longer +
+                                      R"({"type":"Prepend","prepend":"a"}]})"),
+            "normalizer: found an object of 2 keys, expected steps that make a text at most 64 "
+            "times as long");
   EXPECT_EQ(refused("PRE", R"({"type":"Split"})"),
             "pre_tokenizer.type: found 'Split', expected ByteLevel, BertPreTokenizer, Whitespace, "
             "WhitespaceSplit or Metaspace");
