@@ -10,12 +10,13 @@
 #include "train/commands/command.h"
 #include "train/evaluate.h"
 #include "train/load_model.h"
+#include "train/text.h"
 
 namespace quietformer {
 namespace {
 
 struct Arguments {
-  std::string model, data, split, device = "auto";
+  std::string model, data, split, tokenizer, device = "auto";
   bool json = false;
 };
 
@@ -38,6 +39,14 @@ int eval(const Arguments& args) {
   request.what = own_data ? "data.path" : "--data";
   request.vocab = config.model.vocab;
   if (own_data) request.generated_bytes = split_total(config.data.split, config.model.context);
+  const std::unique_ptr<const Tokenizer> tokenizer = model_tokenizer(loaded, args.tokenizer);
+  if (!loaded.trained_here && tokenizer == nullptr && !request.path.ends_with(".bin"))
+    throw InputError(
+        fmt::format("--data: {}: {} has no tokenizer to read text with, expected one, --tokenizer "
+                    "or a *.bin of "
+                    "ids",
+                    request.path, args.model));
+  choose_text(request, tokenizer.get());
   const auto source = open_source(request);
   Span span{0, source->size()};
   if (split_name != "all")
@@ -55,20 +64,23 @@ int eval(const Arguments& args) {
   const Windows windows(*source, span, config.model.context, batch);
   const Evaluation result = evaluate(ctx, *loaded.model, windows, feed, nullptr);
 
-  const bool bytes = request.kind == SourceKind::bytes;
+  // Of a file of ids nobody knows the text.
+  const bool bytes = source->text_bytes() > 0;
+  const double bits =
+      bytes ? bits_per_byte(result.loss * double(source->size()) / double(source->text_bytes()))
+            : 0;
   if (args.json) {
     nlohmann::ordered_json json{
         {"model", loaded.path}, {"step", loaded.step}, {"device", loaded.placement.text},
         {"data", request.path}, {"split", split_name}, {"tokens", result.targets},
         {"loss", result.loss}};
-    if (bytes) json["bits_per_byte"] = bits_per_byte(result.loss);
+    if (bytes) json["bits_per_byte"] = bits;
     json["perplexity"] = std::exp(result.loss);
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print("{} ({}, {} tokens) on {}: loss {:.6f} nats{}, perplexity {:.4f}\n", request.path,
                split_name, result.targets, loaded.placement.text, result.loss,
-               bytes ? fmt::format(", {:.6f} bits per byte", bits_per_byte(result.loss)) : "",
-               std::exp(result.loss));
+               bytes ? fmt::format(", {:.6f} bits per byte", bits) : "", std::exp(result.loss));
   }
   return 0;
 }
@@ -81,7 +93,10 @@ void add_eval(CLI::App& app, CommandBody& body) {
   command
       ->add_option("CHECKPOINT", args->model, "Checkpoint, run directory or Hugging Face directory")
       ->required();
-  command->add_option("--data", args->data, "Another file than the run's data.path");
+  command->add_option("--data", args->data,
+                      "Another file than the run's data.path: text, or ids in a *.bin");
+  command->add_option("--tokenizer", args->tokenizer,
+                      "tokenizer.json or its directory (default: the model's own)");
   command
       ->add_option("--split", args->split,
                    "Part by the run's data.split (default test; with --data the whole file)")
