@@ -74,9 +74,17 @@ class FlashForward {
   static constexpr int kStageBytes = 2 * kKeyBytes + kNormBytes;
   static constexpr float kHidden = -math::kInfinity<float>;
 
+  // Looking for tiles of small weights pays where a score has few products to hide its weight.
+  static constexpr bool kKnowsSmall =
+      !general && !kUnit && dim <= 64 && requires(typename N::template Parameters<float> p) {
+    N::small_up_to(p);
+  };
+
   struct Nothing {};
   using Terms = RowTerms<N, T, R>;
   using Row = typename N::template Row<float>;
+  /// s[m][n]: rows 16 m, keys 8 n.
+  using Scores = float[M][kKeys / 8][4];
 
   /// What only general kernels know of their head.
   struct HeadOptions {
@@ -168,8 +176,9 @@ class FlashForward {
 
   // --- copies ---
 
-  __device__ __forceinline__ std::uint32_t stage(int tile) const {
-    return shared_ + kQueryBytes + static_cast<std::uint32_t>(tile & 1) * kStageBytes;
+  /// Where the tile of keys from `first` on lies.
+  __device__ __forceinline__ std::uint32_t stage(int first) const {
+    return shared_ + kQueryBytes + static_cast<std::uint32_t>(first) / kKeys % 2 * kStageBytes;
   }
 
   /// Row `first` of the sequence and those that follow, of one head of a tensor.
@@ -179,19 +188,33 @@ class FlashForward {
     return general ? rows + first * tensor.row : rows;
   }
 
-  /// Starts copying the keys from `first` on, where k and v stand.
-  __device__ __forceinline__ void copy_keys(int pair, int first, typename Shared::Copy& k,
-                                            typename Shared::Copy& v, std::uint32_t to) const {
-    Shared::template copy<kKeys>(k, to, call_.k[pair], keys(), call_.dim);
-    Shared::template copy<kKeys>(v, to + kKeyBytes, call_.v, keys(), call_.value_dim);
+  /// Where this thread's part of the next tile of K and V starts, and the norms of all keys.
+  struct KeyRows {
+    const std::uint16_t *k, *v;
+    const float* norms;
+  };
+
+  /// Starts copying the keys from `first` on, and moves on to the tile behind them.
+  __device__ __forceinline__ void copy_keys(int pair, int first, KeyRows& from,
+                                            std::uint32_t to) const {
+    const RowTensor &k = call_.k[pair], &v = call_.v;
+    if (first + kKeys <= keys() && call_.dim == dim && call_.value_dim == dim && k.aligned &&
+        v.aligned) {
+      Shared::template copy_whole<kKeys>(from.k, to, k);
+      Shared::template copy_whole<kKeys>(from.v, to + kKeyBytes, v);
+    } else {
+      KeyRows part = from;
+      asm volatile("" : "+l"(part.k), "+l"(part.v));  // or their addresses are kept for this alone
+      const int row = first + static_cast<int>(threadIdx.x) / kChunks;
+      typename Shared::Copy k_rows{part.k, row}, v_rows{part.v, row};
+      Shared::template copy<kKeys>(k_rows, to, k, keys(), call_.dim);
+      Shared::template copy<kKeys>(v_rows, to + kKeyBytes, v, keys(), call_.value_dim);
+    }
+    from.k += kKeys * k.row, from.v += kKeys * v.row;
     if constexpr (kUnit) {
-      const int j = static_cast<int>(threadIdx.x), kv_heads = call_.heads / call_.group;
-      const float* const norms =
-          call_.key_norms +
-          (std::int64_t{sequence_.batch} * kv_heads + head_ / call_.group) * call_.keys +
-          sequence_.first_key;
+      const int j = static_cast<int>(threadIdx.x);
       if (j < kKeys)
-        copy_4(to + 2 * kKeyBytes + static_cast<std::uint32_t>(j) * 4, norms + first + j,
+        copy_4(to + static_cast<std::uint32_t>(2 * kKeyBytes + j * 4), from.norms + first + j,
                first + j < keys());
     }
   }
@@ -200,56 +223,47 @@ class FlashForward {
 
   __device__ __forceinline__ void run_pair(int pair) {
     const auto block = reach(pair, first_, kRows), warp = reach(pair, warp_first_, kWarpRows);
-    const int begin = block.begin / kKeys * kKeys;
-    const int count = (block.end - begin + kKeys - 1) / kKeys;
     if (block.end <= block.begin) return;
     if (pair > 0) __syncthreads();  // everybody is done with the shared memory of the first
-    const RowTensor &q_rows = call_.q[pair], &k_rows = call_.k[pair];
+    const int begin = block.begin / kKeys * kKeys;
+    const RowTensor &q_rows = call_.q[pair], &k_rows = call_.k[pair], &v_rows = call_.v;
     const int kv_head = head_ / call_.group;
-    typename Shared::Copy q = Shared::start(q_rows, rows_of(q_rows, head_, sequence_.first_query),
-                                            first_),
-                          k = Shared::start(k_rows, rows_of(k_rows, kv_head, sequence_.first_key),
-                                            begin),
-                          v = Shared::start(call_.v, rows_of(call_.v, kv_head, sequence_.first_key),
-                                            begin);
+    typename Shared::Copy q =
+        Shared::start(q_rows, rows_of(q_rows, head_, sequence_.first_query), first_);
+    KeyRows from{
+        Shared::start(k_rows, rows_of(k_rows, kv_head, sequence_.first_key), begin).at,
+        Shared::start(v_rows, rows_of(v_rows, kv_head, sequence_.first_key), begin).at,
+        call_.key_norms + sequence_.first_key +
+            (std::int64_t{sequence_.batch} * (call_.heads / call_.group) + kv_head) * call_.keys};
     Shared::template copy<kRows>(q, shared_, q_rows, queries(), call_.dim);
-    copy_keys(pair, begin, k, v, stage(0));
+    copy_keys(pair, begin, from, stage(begin));
     if constexpr (!N::row_normalised) load_parameters();  // while the copies are under way
-    for (int tile = 0; tile < count; ++tile) {
+    if (kUnit || call_.negative) {
+      wait_for_copies();
+      __syncthreads();
+      prepare_queries();
+    }
+#pragma unroll 1
+    for (int first = begin; first < block.end; first += kKeys) {
       wait_for_copies();
       __syncthreads();  // the tile is here, and nobody reads the other stage any more
-      const int first = begin + tile * kKeys;
-      if (tile + 1 < count) copy_keys(pair, first + kKeys, k, v, stage(tile + 1));
-      if (tile == 0) prepare_queries();
+      if (first + kKeys < block.end) copy_keys(pair, first + kKeys, from, stage(first + kKeys));
       if (first < warp.end && first + kKeys > warp.begin)
-        add_tile(pair, first, stage(tile), first < warp.all_begin || first + kKeys > warp.all_end);
+        add_tile(pair, first, stage(first), first < warp.all_begin || first + kKeys > warp.all_end);
     }
   }
 
   /// Row scales of unit operands, and the sign of the scale, which then is positive.
   __device__ __forceinline__ void prepare_queries() {
-    if (!kUnit && !call_.negative) return;
     const int row = lane_ % kWarpRows;
-    float sum = 0;
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      const std::uint32_t at = Shared::chunk_address(queries_, row, c);
-      std::uint32_t words[4];
-      load_shared(words, at);
-#pragma unroll
-      for (std::uint32_t& word : words) {
-        sum += T::low(word) * T::low(word);
-        sum += T::high(word) * T::high(word);
-        word ^= 0x80008000u;
-      }
-      if (call_.negative && row == lane_) store_shared(at, words);
-    }
     if constexpr (kUnit) {
+      const float sum = Shared::template sum_of_squares<T>(queries_, row);
       const float inverse = call_.scale * S::inverse_norm(sum);
 #pragma unroll
       for (int r = 0; r < R; ++r)
         row_scale_[r] = __shfl_sync(0xFFFFFFFFu, inverse, r * 8 + lane_ / 4);
     }
+    if (call_.negative && row == lane_) Shared::negate(queries_, row);
     __syncwarp();
   }
 
@@ -267,12 +281,12 @@ class FlashForward {
       return call_.scale;
   }
 
-  /// s[m][n]: rows 16 m, keys 8 n.
-  using Scores = float[M][kKeys / 8][4];
-
   __device__ __forceinline__ void add_tile(int pair, int first, std::uint32_t keys, bool masked) {
     Scores s;
-    Shared::template multiply<T>(s, queries_, keys);
+    if constexpr (dim <= 128 && !general)
+      Shared::template multiply_ahead<T>(s, queries_, keys);
+    else
+      Shared::template multiply<T>(s, queries_, keys);
     if constexpr (kUnit) scale_columns(s, keys + 2 * kKeyBytes);
     if constexpr (general)
       adjust(s, pair, first);
@@ -280,7 +294,23 @@ class FlashForward {
       hide(s, pair, first);
     if constexpr (N::row_normalised)
       if (terms_.wants_maximum()) raise(s);
-    add_values(s, first, keys + kKeyBytes);
+    if constexpr (kKnowsSmall) {
+      if (all_small(s)) return add_values<true>(s, first, keys + kKeyBytes);
+    }
+    add_values<false>(s, first, keys + kKeyBytes);
+  }
+
+  /// Whether all weights of a tile are small; the warp decides together.
+  __device__ __forceinline__ bool all_small(const Scores& s) const {
+    float highs[4] = {kHidden, kHidden, kHidden, kHidden};
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) highs[e] = fmaxf(highs[e], s[m][n][e]);
+    const float high = fmaxf(fmaxf(highs[0], highs[1]), fmaxf(highs[2], highs[3]));
+    return __all_sync(0xFFFFFFFFu, high * call_.scale <= N::small_up_to(parameters_)) != 0;
   }
 
   __device__ __forceinline__ void scale_columns(Scores& s, std::uint32_t norms) const {
@@ -339,7 +369,7 @@ class FlashForward {
         high = fmaxf(high, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
       factor[r] = high * scale_of(r);
     }
-    terms_.raise(factor, queries() - warp_first_);
+    if (!terms_.raise(factor, queries() - warp_first_)) return;
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
@@ -361,31 +391,43 @@ class FlashForward {
       return N::weight(x * scale_of(r), Row{}, parameters_);
   }
 
-  /// Scores of 16 keys to P, terms of the row state or weights that need none, and their sums.
+  /// Values of row r in `Scores` to terms of the row state, or to weights that need none.
+  template <bool small>
+  __device__ __forceinline__ void weigh_row(float (&x)[4], int r) const {
+    if constexpr (small) {
+#pragma unroll
+      for (float& value : x)
+        value = N::small_weight_of_product(value, scale_of(r), Row{}, parameters_);
+    } else if constexpr (requires { N::weights_of_products(x, 1.0f, Row{}, parameters_); }) {
+      N::weights_of_products(x, scale_of(r), Row{}, parameters_);
+    } else {
+#pragma unroll
+      for (float& value : x) value = weight_of(value, r);
+    }
+  }
+
+  /// Scores of 16 keys to P, and their sums.
+  template <bool small>
   __device__ __forceinline__ void weigh(Scores& s, int k) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      float pair[2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float(&value)[4] = s[r / 2][2 * k + half];
-        float &left = value[r % 2 * 2], &right = value[r % 2 * 2 + 1];
-        left = weight_of(left, r);
-        right = weight_of(right, r);
-        pair[half] = left + right;
-      }
-      const float sum = pair[0] + pair[1];
-      if constexpr (N::row_normalised || general) terms_.add(r, sum);
+      float(&left)[4] = s[r / 2][2 * k], (&right)[4] = s[r / 2][2 * k + 1];
+      const int e = r % 2 * 2;
+      float x[4] = {left[e], left[e + 1], right[e], right[e + 1]};
+      weigh_row<small>(x, r);
+      left[e] = x[0], left[e + 1] = x[1], right[e] = x[2], right[e + 1] = x[3];
+      if constexpr (N::row_normalised || general) terms_.add(r, (x[0] + x[1]) + (x[2] + x[3]));
     }
   }
 
   /// Scores to P, and O += P V. While the products of 16 keys run, the weights of the next 16 are
-  /// computed: exp has a unit of its own.
+  /// computed: exp has a unit of its own. `small`: of a tile where all weights are.
+  template <bool small>
   __device__ __forceinline__ void add_values(Scores& s, int first, std::uint32_t values) {
     // Matrices: keys 0, 8 and features 0, 8.
     const int matrix = lane_ / 8, line = lane_ % 8;
     const std::uint32_t b = Shared::chunk_address(values, matrix % 2 * 8 + line, matrix / 2);
-    weigh(s, 0);
+    weigh<small>(s, 0);
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
       std::uint32_t p[M][4];
@@ -395,7 +437,7 @@ class FlashForward {
         for (int i = 0; i < 4; ++i)
           p[m][i] = T::pack(s[m][2 * k + i / 2][i % 2 * 2], s[m][2 * k + i / 2][i % 2 * 2 + 1]);
       if constexpr (general) drop(p, first + k * 16);
-      if (k + 1 < kKeys / 16) weigh(s, k + 1);
+      if (k + 1 < kKeys / 16) weigh<small>(s, k + 1);
 #pragma unroll
       for (int n = 0; n < dim / 16; ++n) {
         std::uint32_t w[4];
@@ -455,8 +497,9 @@ class FlashForward {
   __device__ __forceinline__ void write_row(std::int64_t at,
                                             const typename Terms::Partial& partial) const {
     const Row row = N::finish(partial, parameters_);
-    const RowOutputs<float> outputs = N::outputs(partial, row, parameters_);
     if (call_.row_state != nullptr) call_.row_state[at] = N::saved(row);
+    if (call_.lse == nullptr && call_.lse_scores == nullptr && call_.sink_mass == nullptr) return;
+    const RowOutputs<float> outputs = N::outputs(partial, row, parameters_);
     if (call_.lse != nullptr) call_.lse[at] = outputs.lse;
     if (call_.lse_scores != nullptr) call_.lse_scores[at] = outputs.lse_scores;
     if (call_.sink_mass != nullptr) call_.sink_mass[at] = outputs.sink_mass;

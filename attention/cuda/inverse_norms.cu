@@ -21,16 +21,76 @@ __device__ float sum_of_squares(const std::uint16_t* x, int count) {
   return sum;
 }
 
-/// A warp per row.
+/// How inverse_norms_kernel cuts a head: a row is read by `lanes` neighbouring lanes, 8 features
+/// each, and a lane has several rows under way.
+template <int lanes>
+struct NormTiles {
+  static constexpr int kThreads = 256, kEach = 4, kStep = kThreads / lanes, kRows = kStep * kEach;
+};
+
+/// Chunk `chunk` of 8 features of a row; features from `dim` on are 0.
+__device__ void load_chunk(std::uint32_t (&words)[4], const std::uint16_t* row, int chunk, int dim,
+                           bool aligned) {
+  for (std::uint32_t& word : words) word = 0;
+  if (aligned && chunk * 8 < dim) {
+    const uint4 loaded = *reinterpret_cast<const uint4*>(row + chunk * 8);
+    words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
+  }
+  if (aligned) return;
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    if (chunk * 8 + i < dim)
+      words[i / 2] |= static_cast<std::uint32_t>(row[chunk * 8 + i]) << (16 * (i % 2));
+}
+
+/// A block per tile of a head's rows.
+template <class T, int lanes>
+__global__ void __launch_bounds__(NormTiles<lanes>::kThreads)
+    inverse_norms_kernel(float* out, RowTensor x, int heads, int length, int dim) {
+  using Tiles = NormTiles<lanes>;
+  const int tiles = (length + Tiles::kRows - 1) / Tiles::kRows,
+            head = static_cast<int>(blockIdx.x) / tiles,
+            first = static_cast<int>(blockIdx.x) % tiles * Tiles::kRows +
+                    static_cast<int>(threadIdx.x) / lanes,
+            chunk = static_cast<int>(threadIdx.x) % lanes;
+  const std::uint16_t* const rows = x.rows(head / heads, head % heads);
+  std::uint32_t words[Tiles::kEach][4];
+#pragma unroll
+  for (int i = 0; i < Tiles::kEach; ++i) {
+    const int row = min(first + i * Tiles::kStep, length - 1);
+    load_chunk(words[i], rows + row * x.row, chunk, dim, x.aligned);
+  }
+#pragma unroll
+  for (int i = 0; i < Tiles::kEach; ++i) {
+    float sum = 0;
+    for (const std::uint32_t word : words[i]) {
+      sum += T::low(word) * T::low(word);
+      sum += T::high(word) * T::high(word);
+    }
+#pragma unroll
+    for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, step);
+    const int row = first + i * Tiles::kStep;
+    if (chunk == 0 && row < length)
+      out[std::int64_t{head} * length + row] = Cosine::inverse_norm(sum);
+  }
+}
+
+template <class T, int lanes>
+void launch_inverse_norms(const Context& ctx, float* out, const Tensor& x) {
+  using Tiles = NormTiles<lanes>;
+  const std::int64_t tiles = (x.shape[2] + Tiles::kRows - 1) / Tiles::kRows;
+  launch(ctx, "inverse norms",
+         {dim3(static_cast<unsigned>(tiles * x.shape[0] * x.shape[1])), dim3(Tiles::kThreads)},
+         inverse_norms_kernel<T, lanes>, out, RowTensor(x), static_cast<int>(x.shape[1]),
+         static_cast<int>(x.shape[2]), static_cast<int>(x.shape[3]));
+}
+
 template <class T>
-__global__ void inverse_norms_kernel(float* out, RowTensor x, std::int64_t rows, int heads,
-                                     int length, int dim) {
-  const std::int64_t row = std::int64_t{blockIdx.x} * kWarps + threadIdx.x / kLanes;
-  if (row >= rows) return;
-  const std::int64_t head = row / length;
-  const std::uint16_t* const from = x.rows(head / heads, head % heads) + row % length * x.row;
-  const float sum = sum_of_squares<T>(from, dim);
-  if (threadIdx.x % kLanes == 0) out[row] = Cosine::inverse_norm(sum);
+void inverse_norms_of(const Context& ctx, float* out, const Tensor& x) {
+  const int dim = padded_dim(x.shape[3]);
+  if (dim == 64) launch_inverse_norms<T, 8>(ctx, out, x);
+  if (dim == 128) launch_inverse_norms<T, 16>(ctx, out, x);
+  if (dim == 256) launch_inverse_norms<T, 32>(ctx, out, x);
 }
 
 /// A warp per row, group after group.
@@ -90,12 +150,8 @@ std::int64_t rows_of(const Tensor& x) {
 
 void inverse_norms(const Context& ctx, float* out, const Tensor& x) {
   const CurrentDevice current(ctx.device);
-  const std::int64_t rows = rows_of(x);
-  if (rows == 0) return;
-  launch(ctx, "inverse norms", shape_for_rows(rows),
-         x.dtype == DType::bf16 ? inverse_norms_kernel<Bf16> : inverse_norms_kernel<F16>, out,
-         RowTensor(x), rows, static_cast<int>(x.shape[1]), static_cast<int>(x.shape[2]),
-         static_cast<int>(x.shape[3]));
+  if (rows_of(x) == 0) return;
+  (x.dtype == DType::bf16 ? inverse_norms_of<Bf16> : inverse_norms_of<F16>)(ctx, out, x);
 }
 
 void unit_groups(const Context& ctx, const Tensor& out, const Tensor& x, int groups) {

@@ -88,6 +88,10 @@ __device__ __forceinline__ void copy_16(std::uint32_t to, const void* from, bool
                : "memory");
 }
 
+__device__ __forceinline__ void copy_16(std::uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
 /// The same for 4 bytes.
 __device__ __forceinline__ void copy_4(std::uint32_t to, const void* from, bool present) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),

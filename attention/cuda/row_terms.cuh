@@ -9,8 +9,6 @@
 // taken before its terms.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "attention/cuda/mma.cuh"
@@ -91,21 +89,29 @@ class RowTerms<N, T, R, true> {
   }
 
   /// Raises references to the maxima of a tile, or to where sums of terms are moderate. In: the
-  /// lane's largest scores. Out: what everything accumulated so far must be multiplied by. `rows`
-  /// of the warp exist.
-  __device__ __forceinline__ void raise(float (&high)[R], int rows) {
-    bool missing = careful_;
+  /// lane's largest scores. Out: what everything accumulated so far must be multiplied by; false
+  /// where that is nothing. `rows` of the warp exist.
+  __device__ __forceinline__ bool raise(float (&high)[R], int rows) {
+    bool empty = true;
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      float wanted = over_row(high[r], [](float a, float b) { return fmaxf(a, b); });
-      const float sum = over_row(N::term_sum(partial_[r]), [](float a, float b) { return a + b; });
-      outgrown_ |= sum > kLargestTerm;
-      if (sum > kFollowAt) wanted = fmaxf(wanted, N::score_of(sum / 64, partial_[r]));
-      high[r] = N::raise(partial_[r], wanted);
-      missing |= N::reference(partial_[r]) == -math::kInfinity<float> &&
-                 r * 8 + static_cast<int>(threadIdx.x) % 32 / 4 < rows;
+      high[r] = over_row(high[r], [](float a, float b) { return fmaxf(a, b); });
+      empty &= N::reference(partial_[r]) == kNone && N::term_sum(partial_[r]) == 0;
     }
+    const bool start = __all_sync(0xFFFFFFFFu, empty);
+    if (start) {
+#pragma unroll
+      for (int r = 0; r < R; ++r) partial_[r] = N::prepared(high[r]);
+    } else {
+      follow(high);
+    }
+    bool missing = careful_;
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+      missing |= N::reference(partial_[r]) == kNone &&
+                 r * 8 + static_cast<int>(threadIdx.x) % 32 / 4 < rows;
     wants_maximum_ = __any_sync(0xFFFFFFFFu, missing);
+    return !start;
   }
 
   /// After the terms of a tile: have scores outgrown the references?
@@ -116,36 +122,42 @@ class RowTerms<N, T, R, true> {
     if (__any_sync(0xFFFFFFFFu, highest > kFollowAt)) wants_maximum_ = true;
   }
 
-  /// Merged over the four lanes of each row: that of row lane % 4, of no meaning where that is
-  /// none.
-  __device__ __forceinline__ Partial merge() {
-    Partial own;
+  /// Merged over the four lanes of each row, which share its reference: that of row lane % 4, of no
+  /// meaning where that is none.
+  __device__ __forceinline__ Partial merge() const {
+    float sum = 0, reference = kNone;
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-#pragma unroll
-      for (int distance = 1; distance <= 2; distance *= 2)
-        partial_[r] = N::merge(partial_[r], from_lane(partial_[r], distance));
-      if (static_cast<int>(threadIdx.x) % 4 == r) own = partial_[r];
+      const float row_sum =
+                      over_row(N::term_sum(partial_[r]), [](float a, float b) { return a + b; }),
+                  row_reference = N::reference(partial_[r]);
+      const bool mine = static_cast<int>(threadIdx.x) % 4 == r;
+      sum = mine ? row_sum : sum;
+      reference = mine ? row_reference : reference;
     }
+    Partial own = N::prepared(reference);
+    N::add(own, sum);
     return own;
   }
 
  private:
+  static constexpr float kNone = -math::kInfinity<float>;  // the reference of no key
+
+  /// raise() of rows that hold terms. In: maxima of rows.
+  __device__ __forceinline__ void follow(float (&high)[R]) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const float sum = over_row(N::term_sum(partial_[r]), [](float a, float b) { return a + b; });
+      outgrown_ |= sum > kLargestTerm;
+      if (sum > kFollowAt) high[r] = fmaxf(high[r], N::score_of(sum / 64, partial_[r]));
+      high[r] = N::raise(partial_[r], high[r]);
+    }
+  }
+
   template <class F>
   __device__ __forceinline__ static float over_row(float value, F&& f) {
     value = f(value, __shfl_xor_sync(0xFFFFFFFFu, value, 1));
     return f(value, __shfl_xor_sync(0xFFFFFFFFu, value, 2));
-  }
-
-  __device__ __forceinline__ static Partial from_lane(const Partial& value, int distance) {
-    static_assert(sizeof(Partial) % 4 == 0);
-    std::uint32_t words[sizeof(Partial) / 4];
-    std::memcpy(words, &value, sizeof(Partial));
-#pragma unroll
-    for (std::uint32_t& word : words) word = __shfl_xor_sync(0xFFFFFFFFu, word, distance);
-    Partial result;
-    std::memcpy(&result, words, sizeof(Partial));
-    return result;
   }
 
   Partial partial_[R];

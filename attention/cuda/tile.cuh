@@ -22,6 +22,13 @@ struct SharedRows {
     return tile + static_cast<std::uint32_t>(row * kRowBytes + (chunk ^ (row & 7)) * 16);
   }
 
+  /// The chunk r rows below that at `at`, where kStep divides r: r % 8 touches no bit of the row of
+  /// a thread's first chunk.
+  static __device__ __forceinline__ std::uint32_t below(std::uint32_t at, int r) {
+    return (at ^ static_cast<std::uint32_t>((r & 7) * 16)) +
+           static_cast<std::uint32_t>(r * kRowBytes);
+  }
+
   /// This thread's part of copies of consecutive rows: every kStep-th row, a chunk of each.
   struct Copy {
     const std::uint16_t* at;  // in the row that comes next
@@ -43,16 +50,11 @@ struct SharedRows {
     static_assert(count % kStep == 0);
     const int thread = static_cast<int>(threadIdx.x), chunk = thread % kChunks;
     to = chunk_address(to, thread / kChunks, chunk);
-    // Row r further: kStep divides r, so r % 8 touches no bit of the thread's own row.
-    const auto place = [to](int r) {
-      return (to ^ static_cast<std::uint32_t>((r & 7) * 16)) +
-             static_cast<std::uint32_t>(r * kRowBytes);
-    };
     if (from.aligned) {
       const bool inside = chunk * 8 < features;
 #pragma unroll
       for (int r = 0; r < count; r += kStep)
-        copy_16(place(r), copy.at + r * from.row, inside && copy.row + r < limit);
+        copy_16(below(to, r), copy.at + r * from.row, inside && copy.row + r < limit);
     } else {
 #pragma unroll 1
       for (int r = 0; r < count; r += kStep) {
@@ -63,11 +65,21 @@ struct SharedRows {
             if (chunk * 8 + i < features)
               words[i / 2] |= static_cast<std::uint32_t>(copy.at[r * from.row + i])
                               << (16 * (i % 2));
-        store_shared(place(r), words);
+        store_shared(below(to, r), words);
       }
     }
     copy.at += count * from.row;
     copy.row += count;
+  }
+
+  /// The same from Copy::at on where all rows and features exist and `from` is aligned.
+  template <int count>
+  static __device__ __forceinline__ void copy_whole(const std::uint16_t* at, std::uint32_t to,
+                                                    const RowTensor& from) {
+    const int thread = static_cast<int>(threadIdx.x);
+    to = chunk_address(to, thread / kChunks, thread % kChunks);
+#pragma unroll
+    for (int r = 0; r < count; r += kStep) copy_16(below(to, r), at + r * from.row);
   }
 
   /// One warp writes `count` rows of a tile to `rows` on; rows from `limit` and features from
@@ -94,16 +106,41 @@ struct SharedRows {
     }
   }
 
+  /// Of a row of a tile, by one thread.
+  template <class T>
+  static __device__ __forceinline__ float sum_of_squares(std::uint32_t tile, int row) {
+    float sum = 0;
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      std::uint32_t words[4];
+      load_shared(words, chunk_address(tile, row, c));
+#pragma unroll
+      for (const std::uint32_t word : words) {
+        sum += T::low(word) * T::low(word);
+        sum += T::high(word) * T::high(word);
+      }
+    }
+    return sum;
+  }
+
+  /// Changes the signs of a row of a tile, by one thread.
+  static __device__ __forceinline__ void negate(std::uint32_t tile, int row) {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      const std::uint32_t at = chunk_address(tile, row, c);
+      std::uint32_t words[4];
+      load_shared(words, at);
+#pragma unroll
+      for (std::uint32_t& word : words) word ^= 0x80008000u;
+      store_shared(at, words);
+    }
+  }
+
   /// c = a b^T of tiles: c[m][n] holds rows 16 m of a and rows 8 n of b, see mma.cuh.
   template <class T, int M, int N>
   static __device__ __forceinline__ void multiply(float (&c)[M][N][4], std::uint32_t a_tile,
                                                   std::uint32_t b_tile) {
-#pragma unroll
-    for (int m = 0; m < M; ++m)
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (float& value : c[m][n]) value = 0;
+    clear(c);
     // a: matrices are rows 0, 8 and features 0, 8; b: features 0, 8 and rows 0, 8.
     const int lane = static_cast<int>(threadIdx.x) % 32, matrix = lane / 8, line = lane % 8;
     std::uint32_t a = chunk_address(a_tile, matrix % 2 * 8 + line, matrix / 2);
@@ -125,6 +162,51 @@ struct SharedRows {
         }
       }
     }
+  }
+
+  /// The same with fragments loaded a step before their products: left to itself the compiler,
+  /// short of registers, loads them when they are needed, and the products wait.
+  template <class T, int M, int N>
+  static __device__ __forceinline__ void multiply_ahead(float (&c)[M][N][4], std::uint32_t a_tile,
+                                                        std::uint32_t b_tile) {
+    clear(c);
+    const int lane = static_cast<int>(threadIdx.x) % 32, matrix = lane / 8, line = lane % 8;
+    std::uint32_t a = chunk_address(a_tile, matrix % 2 * 8 + line, matrix / 2);
+    const std::uint32_t b = chunk_address(b_tile, matrix / 2 * 8 + line, matrix % 2);
+    asm volatile("" : "+r"(a));                              // as above
+    constexpr int kEach = N / 2, kSteps = dim / 16 * kEach;  // of 16 rows of b and 16 features
+    std::uint32_t x[2][M][4], y[2][4];
+    const auto load_a = [&](int k) {
+#pragma unroll
+      for (int m = 0; m < M; ++m) load_matrices(x[k % 2][m], (a ^ 32 * k) + m * 16 * kRowBytes);
+    };
+    const auto load_b = [&](int step) {
+      load_matrices(y[step % 2], (b ^ 32 * (step / kEach)) + step % kEach * 16 * kRowBytes);
+    };
+    load_a(0);
+    load_b(0);
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const int k = step / kEach, n = step % kEach;
+      if (step + 1 < kSteps) load_b(step + 1);
+      if (n == kEach / 2 && step + kEach < kSteps) load_a(k + 1);
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        T::multiply(c[m][2 * n], x[k % 2][m], y[step % 2][0], y[step % 2][1]);
+        T::multiply(c[m][2 * n + 1], x[k % 2][m], y[step % 2][2], y[step % 2][3]);
+      }
+    }
+  }
+
+ private:
+  template <int M, int N>
+  static __device__ __forceinline__ void clear(float (&c)[M][N][4]) {
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (float& value : c[m][n]) value = 0;
   }
 };
 

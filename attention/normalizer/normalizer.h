@@ -30,6 +30,7 @@
 // Per row, only when row_normalised. A score of -inf is a hidden key and must change nothing.
 //   Partial<A>              default-constructed: no key seen yet. Never contains the sink, so that
 //                           partial rows merge and the sink is counted once
+//   prepared(max)           no key seen yet, prepared for scores up to `max`
 //   raise(partial, max)     prepares for scores up to `max`; returns the factor by which everything
 //                           accumulated so far must be multiplied (partial has done so with
 //                           itself). GPU kernels raise late, when a sum of terms has become large:
@@ -53,6 +54,9 @@
 // Where the score is a product, optional and for GPUs, whose exp takes a factor for nothing:
 //   term_of_product(x, factor, partial)       term(factor * x, partial)
 //   weight_of_product(x, factor, row, parameters)
+//   weights_of_products(x, factor, row, parameters)   of four scores at once, in place
+//   small_weight_of_product(x, factor, row, parameters)   a quicker one, for scores up to
+//   small_up_to(parameters) -> A
 //
 // Gradients of the parameters, summed over rows by the caller in A
 //   element_gradient(k, element, dscore, row, parameters) -> T    has_element_gradients
@@ -115,6 +119,7 @@ template <class N, class T, class A>
 concept SumsRows = !N::row_normalised || requires(
     T score, A value, typename N::template Partial<A> partial, typename N::template Row<A> row,
     typename N::template Parameters<A> parameters) {
+  { N::prepared(value) } -> std::same_as<typename N::template Partial<A>>;
   { N::raise(partial, value) } -> std::same_as<A>;
   { N::term(score, partial) } -> std::same_as<T>;
   { N::reference(partial) } -> std::same_as<A>;

@@ -49,6 +49,11 @@ struct SoftmaxN {
   };
 
   template <class A>
+  QF_HOST_DEVICE static Partial<A> prepared(A max) {
+    return {max, 0};
+  }
+
+  template <class A>
   QF_HOST_DEVICE static A raise(Partial<A>& partial, A max) {
     if (!(max > partial.max)) return 1;
     // An empty row has max -inf: exp(-inf - max) is the 0 it should be.

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "attention/l2norm.h"
+#include "attention/normalizer/sigmoid.h"
 #include "tests/attention/attention_case.h"
 #include "tests/attention/naive.h"
 #include "tests/support/finite_difference.h"
@@ -207,6 +208,17 @@ TEST(Sigmoid, SmallWeightsKeepRelativePrecisionInFloat) {
       EXPECT_NEAR(get(c.problem.o, h * o.L * o.S + j), want, 4e-6 * want);
     }
   }
+}
+
+TEST(Sigmoid, QuickWeightsOfGpusHoldUpToWhereTheySay) {
+  const Sigmoid::Parameters<float> parameters{-3};
+  const float highest = Sigmoid::small_up_to(parameters);
+  for (float score = -80; score <= highest; score += 0.01f) {
+    const double want = 1 / (1 + std::exp(-(double(score) + parameters.bias)));
+    const float got = Sigmoid::small_weight_of_product(2 * score, 0.5f, {}, parameters);
+    EXPECT_NEAR(got, want, 2.5e-4 * want) << score;
+  }
+  EXPECT_EQ(Sigmoid::small_weight_of_product(-INFINITY, 0.5f, {}, parameters), 0.0f);
 }
 
 // Unlike softmax, a constant added to all scores matters.

@@ -43,6 +43,27 @@ TEST(Math, SigmoidKeepsRelativePrecisionInBothTails) {
   EXPECT_EQ(math::sigmoid(INFINITY), 1.0f);
 }
 
+TEST(Math, FourSigmoidsShareADivisionAndNothingElse) {
+  // Neighbours as far apart as scores get: each keeps its own relative precision.
+  const float far[] = {-INFINITY, -85, -20, -6.9f, 0, 0.5f, 15, 30, 85, 1e30f, INFINITY};
+  const float a = 0.5f, b = -0.25f;
+  for (float x0 : far)
+    for (float x1 : far)
+      for (float x2 : far)
+        for (float x3 : {-40.0f, 3.0f, 40.0f}) {
+          const float x[] = {x0, x1, x2, x3};
+          float got[] = {x0, x1, x2, x3};
+          math::sigmoid_affine(got, a, b);
+          for (int i = 0; i < 4; ++i) {
+            const double want = 1 / (1 + std::exp(-(double(a) * x[i] + b)));
+            ASSERT_NEAR(got[i], want, 1e-6 * want) << i << ": " << x[i];
+          }
+        }
+  float nan[] = {0, NAN, 1, 2};
+  math::sigmoid_affine(nan, a, b);
+  EXPECT_TRUE(std::isnan(nan[1]));
+}
+
 TEST(Math, Tanh) {
   for (float x = -20; x <= 20; x += 0.01f) EXPECT_NEAR(math::tanh(x), std::tanh(double(x)), 1.5e-7);
 }
