@@ -6,8 +6,6 @@
 namespace quietformer::cuda {
 namespace {
 
-constexpr int kWarps = kThreads / kWarp;
-
 /// x < low exactly if x is below the double that low came from, and x > high likewise.
 template <class C>
 struct Limits {
@@ -45,33 +43,29 @@ template <class C>
 struct Tally {
   C low = math::kInfinity<C>, high = -math::kInfinity<C>;
   int count = 0;
-  unsigned outliers = 0;  // beyond the magnitude, and from bit 16 on outside
+  int beyond = 0, outside = 0;  // the magnitude; low and high
 
   template <class S, int kPack>
   __device__ void look(const Load<S, kPack> (&load)[kBatch], unsigned kept,
                        const Limits<C>& limits) {
-    C least[kBatch], most[kBatch];
-    bool any = false;
+    C least = math::kInfinity<C>, most = -math::kInfinity<C>;
     if (kept == kWholeBatch) {
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) extremes(load[j], least[j], most[j]);
+      extremes(load, least, most);
     } else {
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
-        least[j] = math::kInfinity<C>, most[j] = -math::kInfinity<C>;
-        if ((kept >> j & 1) != 0) extremes(load[j], least[j], most[j]);
+        if ((kept >> j & 1) == 0) continue;
+        C l, m;
+        extremes(load[j], l, m);
+        least = smaller(least, l), most = larger(most, m);
       }
     }
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      low = smaller(low, least[j]), high = larger(high, most[j]);
-      any |= limits.maybe_beyond(least[j], most[j]);
-    }
+    low = smaller(low, least), high = larger(high, most);
     count += __popc(kept) * kPack;
-    if (!any) return;
+    if (!limits.maybe_beyond(least, most)) return;
 #pragma unroll
     for (int j = 0; j < kBatch; ++j)
-      if (limits.maybe_beyond(least[j], most[j])) count_outliers(load[j], limits);
+      if ((kept >> j & 1) != 0) count_outliers(load[j], limits);
   }
   template <class S, int kPack>
   __device__ void count_outliers(const Load<S, kPack>& load, const Limits<C>& limits) {
@@ -79,8 +73,8 @@ struct Tally {
     widen_all(x, load);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      outliers += x[i] < limits.low || x[i] > limits.high ? 1u << 16 : 0u;
-      outliers += fabs(x[i]) > limits.magnitude ? 1 : 0;
+      outside += x[i] < limits.low || x[i] > limits.high ? 1 : 0;
+      beyond += fabs(x[i]) > limits.magnitude ? 1 : 0;
     }
   }
 };
@@ -90,7 +84,8 @@ __device__ void add(Tally<C>& to, const Tally<C>& other) {
   to.low = smaller(to.low, other.low);
   to.high = larger(to.high, other.high);
   to.count += other.count;
-  to.outliers += other.outliers;  // at most 32768 of each in a part
+  to.beyond += other.beyond;
+  to.outside += other.outside;
 }
 
 template <class C>
@@ -98,7 +93,8 @@ __device__ Tally<C> warp_tally(Tally<C> x) {
   x.low = warp_reduce(x.low, [](C a, C b) { return smaller(a, b); });
   x.high = warp_reduce(x.high, [](C a, C b) { return larger(a, b); });
   x.count = warp_reduce(x.count, Plus());
-  x.outliers = warp_reduce(x.outliers, Plus());
+  x.beyond = warp_reduce(x.beyond, Plus());
+  x.outside = warp_reduce(x.outside, Plus());
   return x;
 }
 
@@ -125,6 +121,7 @@ template <class C>
 struct Frame {
   C centre;
   int exponent;
+  __device__ bool plain() const { return centre == C(0) && exponent == 0; }
 };
 
 template <class C>
@@ -135,9 +132,10 @@ struct alignas(16) Start {
 
 /// From the first load of every thread; every thread gets it. A centre that is off costs accuracy
 /// once it is off by several sigma, which reframe() is for.
-template <class S, int kPack>
+template <int kThreads, class S, int kPack>
 __device__ Frame<Compute<S>> first_frame(const Load<S, kPack>& load, bool kept) {
   using C = Compute<S>;
+  constexpr int kWarps = kThreads / kWarp;
   __shared__ Start<C> part[kWarps];
   Start<C> x{0, math::kInfinity<C>, -math::kInfinity<C>, 0};
   if (kept) {
@@ -162,7 +160,12 @@ __device__ Frame<Compute<S>> first_frame(const Load<S, kPack>& load, bool kept) 
   }
   if (x.count == 0) return {C(0), 0};
   const C centre = x.sum / static_cast<C>(x.count);
-  return {centre, exponent_of(larger(centre - x.low, x.high - centre))};
+  const int exponent = exponent_of(larger(centre - x.low, x.high - centre));
+  // Numbers around 0 and not far from 1 need no frame, which saves an operation for each.
+  constexpr int kModerate = 20;
+  if (4 * fabs(centre) <= power_of_two(exponent, C()) && abs(exponent) <= kModerate)
+    return {C(0), 0};
+  return {centre, exponent};
 }
 
 /// A better frame once a whole part is known, or none (false). The first one is bad when it is
@@ -189,7 +192,7 @@ __device__ void set_moments(Moments& m, const Powers& p, double centre, int expo
 }
 
 /// What the warps of a block bring together, and what the first thread makes of it.
-template <class C>
+template <class C, int kWarps>
 struct alignas(16) Meeting {
   double powers[4][kWarps];
   char tallies[kWarps * sizeof(Tally<C>)];
@@ -223,7 +226,8 @@ struct alignas(16) Meeting {
   }
 };
 
-template <class S, int kPack>
+/// kPlain: in the plain frame.
+template <bool kPlain, class S, int kPack>
 __device__ void add_powers(Powers& powers, const Load<S, kPack> (&load)[kBatch], unsigned kept,
                            const Frame<Compute<S>>& frame) {
   using C = Compute<S>;
@@ -234,7 +238,7 @@ __device__ void add_powers(Powers& powers, const Load<S, kPack> (&load)[kBatch],
     widen_all(x, some);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      const C d = fma(x[i], scale, shift), d2 = d * d;
+      const C d = kPlain ? x[i] : fma(x[i], scale, shift), d2 = d * d;
       s1 += d;
       s2 += d2;
       s3 = fma(d2, d, s3);
@@ -254,8 +258,8 @@ __device__ void add_powers(Powers& powers, const Load<S, kPack> (&load)[kBatch],
 }
 
 /// Whether any number of the part is NaN; every thread gets the answer.
-template <class S, int kPack, bool kRows>
-__device__ bool any_nan(const Part<S, kPack, kRows>& part) {
+template <class S, int kPack, bool kRows, int kThreads>
+__device__ bool any_nan(const Part<S, kPack, kRows, kThreads>& part) {
   Load<S, kPack> load[kBatch];
   int found = 0;
   for (std::uint32_t at = part.begin + threadIdx.x; at < part.end; at += kBatch * kThreads) {
@@ -272,37 +276,44 @@ __device__ bool any_nan(const Part<S, kPack, kRows>& part) {
 
 /// All threads call; the first one gets the moments. Memory is read once, but for the parts that
 /// need another frame and those with a NaN.
-template <class S, int kPack, bool kRows>
-__device__ Moments moments_of(const Part<S, kPack, kRows>& part, const OutlierLimits& given) {
+template <class S, int kPack, bool kRows, int kThreads>
+__device__ Moments moments_of(const Part<S, kPack, kRows, kThreads>& part,
+                              const OutlierLimits& given) {
   using C = Compute<S>;
-  __shared__ Meeting<C> meeting;
+  constexpr std::uint32_t kStep = kBatch * kThreads;
+  __shared__ Meeting<C, kThreads / kWarp> meeting;
   const Limits<C> limits = limits_for(given, C());
   const std::uint32_t first = part.begin + threadIdx.x;
   // A batch is on its way while the one before is worked on.
   Load<S, kPack> load[kBatch], coming[kBatch];
-  unsigned kept = part.read(load, first);
-  unsigned coming_kept = part.read(coming, first + kBatch * kThreads);
-  Frame<C> frame = first_frame(load[0], (kept & 1) != 0);
+  unsigned kept = part.read(load, first), coming_kept = part.read(coming, first + kStep);
+  Frame<C> frame = first_frame<kThreads>(load[0], (kept & 1) != 0);
   Tally<C> tally;
   Powers powers;
-  constexpr int kAll = kRounds * Pack<S>::kSize / kPack;
-#pragma unroll 4
-  for (int round = 0; round < kAll; ++round) {
-    tally.look(load, kept, limits);
-    add_powers(powers, load, kept, frame);
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) load[j] = coming[j];
-    kept = coming_kept;
-    if (round + 2 < kAll) coming_kept = part.read(coming, first + (round + 2) * kBatch * kThreads);
-  }
+  const auto take = [&]<bool kPlain>() {
+    for (std::uint32_t at = first; at < part.end; at += 2 * kStep) {
+      tally.look(load, kept, limits);
+      add_powers<kPlain>(powers, load, kept, frame);
+      kept = part.read(load, at + 2 * kStep);
+      if (coming_kept != 0) {
+        tally.look(coming, coming_kept, limits);
+        add_powers<kPlain>(powers, coming, coming_kept, frame);
+      }
+      coming_kept = part.read(coming, at + 3 * kStep);
+    }
+  };
+  if (frame.plain())
+    take.template operator()<true>();
+  else
+    take.template operator()<false>();
   Tally<C> all = tally;
   meeting.meet(powers, all, frame, false);
   for (int again = 1; meeting.again; ++again) {
     frame = meeting.frame;
     powers = Powers();
-    for (std::uint32_t at = first; at < part.end; at += kBatch * kThreads) {
+    for (std::uint32_t at = first; at < part.end; at += kStep) {
       kept = part.read(load, at);
-      add_powers(powers, load, kept, frame);
+      add_powers<false>(powers, load, kept, frame);
     }
     all = tally;
     __syncthreads();  // `again` was read by all
@@ -313,8 +324,8 @@ __device__ Moments moments_of(const Part<S, kPack, kRows>& part, const OutlierLi
   m.count = all.count;
   if (threadIdx.x != 0 || all.count == 0) return m;
   m.max_abs = is_nan ? math::kNaN<double> : fabs(static_cast<double>(larger(-all.low, all.high)));
-  m.beyond_magnitude = all.outliers & 0xffff;
-  m.outside = all.outliers >> 16;
+  m.beyond_magnitude = all.beyond;
+  m.outside = all.outside;
   if (meeting.finite && all.low == all.high)
     m.mean = all.low;  // a constant: exactly no variance
   else
@@ -324,25 +335,24 @@ __device__ Moments moments_of(const Part<S, kPack, kRows>& part, const OutlierLi
 
 struct Layout {
   std::int64_t units, parts, stride, sample_stride, unit_stride, rows;
-  std::uint32_t loads, loads_of_row;
+  std::uint32_t loads, loads_of_part, loads_of_row;
 };
 
 /// A block per part, the last one first: what was written last may still be in the cache, and who
 /// reads the activation next finds its beginning there.
-template <class S, int kPack, bool kRows>
-__global__ void __launch_bounds__(kThreads, sizeof(S) == 8 ? 2 : 4)
+template <class S, int kPack, bool kRows, int kThreads>
+__global__ void __launch_bounds__(kThreads, (sizeof(S) == 8 ? 512 : 1024) / kThreads)
     moments_kernel(Moments* parts, const S* __restrict__ data,
                    const std::uint8_t* __restrict__ keep, Layout layout, OutlierLimits limits) {
-  constexpr auto kLoads = static_cast<std::uint32_t>(kPartValues<S> / kPack);
   const unsigned block = gridDim.x - 1 - blockIdx.x;
   const std::int64_t unit = block / layout.parts, sample = unit / layout.units;
-  Part<S, kPack, kRows> part{};
+  Part<S, kPack, kRows, kThreads> part{};
   part.data =
       data + sample * layout.sample_stride + (unit - sample * layout.units) * layout.unit_stride;
   part.keep = keep != nullptr ? keep + sample * layout.rows : nullptr;
   part.stride = layout.stride;
-  part.begin = static_cast<std::uint32_t>(block - unit * layout.parts) * kLoads;
-  part.end = min(part.begin + kLoads, layout.loads);
+  part.begin = static_cast<std::uint32_t>(block - unit * layout.parts) * layout.loads_of_part;
+  part.end = min(part.begin + layout.loads_of_part, layout.loads);
   part.loads_of_row = layout.loads_of_row;
   const Moments m = moments_of(part, limits);
   if (threadIdx.x == 0) parts[block] = m;
@@ -357,16 +367,25 @@ void start(const Context& ctx, Moments* parts, const Tensor& value, const SiteCu
   layout.stride = cut.stride;
   layout.sample_stride = cut.sample_stride;
   layout.unit_stride = cut.unit_stride;
-  const std::int64_t loads = cut.rows * cut.width / kPack;
-  QF_EXPECTS(loads <= INT32_MAX - kPartValues<S>);
-  layout.loads = static_cast<std::uint32_t>(loads);
+  const std::int64_t values = cut.rows * cut.width;
+  const Parts cutting = parts_for<S>(cut.samples * cut.units, values);
+  QF_EXPECTS((values / kPack <= INT32_MAX - cutting.values - 4 * kStepValues<S, kMany>));
+  layout.loads = static_cast<std::uint32_t>(values / kPack);
+  layout.loads_of_part = static_cast<std::uint32_t>(cutting.values / kPack);
   layout.rows = cut.rows;
   layout.loads_of_row = static_cast<std::uint32_t>(cut.width / kPack);
   const std::int64_t blocks = cut.samples * cut.units * layout.parts;
   QF_EXPECTS(blocks <= INT32_MAX);
-  launch(ctx, "site_moments", {dim3(static_cast<unsigned>(blocks)), dim3(kThreads)},
-         moments_kernel<S, kPack, kRows>, parts, value.as<S>(),
-         cut.masked ? validity.as<std::uint8_t>() : nullptr, layout, limits);
+  const auto run = [&](auto* kernel) {
+    launch(ctx, "site_moments",
+           {dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(cutting.threads))},
+           kernel, parts, value.as<S>(), cut.masked ? validity.as<std::uint8_t>() : nullptr, layout,
+           limits);
+  };
+  if (cutting.threads == kFew)
+    run(moments_kernel<S, kPack, kRows, kFew>);
+  else
+    run(moments_kernel<S, kPack, kRows, kMany>);
 }
 
 template <class S>
@@ -388,7 +407,9 @@ void start_as(const Context& ctx, Moments* parts, const Tensor& value, const Sit
 
 std::int64_t parts_of_unit(const SiteCut& cut, DType dtype) {
   const auto parts = [&]<class S>() {
-    return (cut.rows * cut.width + kPartValues<S> - 1) / kPartValues<S>;
+    const std::int64_t values = cut.rows * cut.width;
+    const std::int64_t of_part = parts_for<S>(cut.samples * cut.units, values).values;
+    return (values + of_part - 1) / of_part;
   };
   return dispatch_storage(dtype, parts);
 }

@@ -24,7 +24,7 @@ struct SiteParts {
 
 namespace quietformer::cuda {
 
-/// How many Moments each unit of such a cut is taken in: one for every 64 KiB.
+/// How many Moments each unit of such a cut is taken in: some 500 in all, each of 64 KiB or more.
 std::int64_t parts_of_unit(const SiteCut& cut, DType dtype);
 
 /// parts[(sample * units + unit) * parts_of_unit + i]: the moments of stretches of `value` (f64,

@@ -1,3 +1,4 @@
+#include "core/cuda/async_copy.cuh"
 #include "core/math.h"
 #include "layers/cuda/operations.h"
 #include "layers/cuda/rows.cuh"
@@ -85,15 +86,6 @@ struct RunningSum {
   }
 };
 
-__device__ inline void copy_16_bytes(void* to, const void* from) {
-  const auto at = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from));
-}
-
-__device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
 /// A block per row. ln sum exp(x) = high + log_sum, in two parts because their sum rounds off
 /// log_sum when |x| is large. With kShared the row waits in shared memory between its two looks, so
 /// that device memory is read once; every thread reads back what it copied itself. d_logits may
@@ -112,7 +104,8 @@ __global__ void __launch_bounds__(kThreads) loss_rows_kernel(Loss<T> p) {
   if constexpr (kShared) {
     T* const copy = reinterpret_cast<T*>(memory);
     for (int c = first; c < columns; c += kStep) copy_16_bytes(copy + c, x + c);
-    wait_for_copies();
+    end_copies();
+    wait_for_copies<0>();
     x = copy;
   }
   RunningSum<T> running;
@@ -210,23 +203,13 @@ __global__ void __launch_bounds__(256) loss_backward_kernel(Loss<T> p) {
   }
 }
 
-/// Bytes of shared memory that a block may have on the device, which must be current.
-std::int64_t shared_limit(Device device) {
-  int bytes = 0;
-  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index),
-             "asking for the size of shared memory", device);
-  return bytes;
-}
-
 template <class T, int kThreads, int kSize, bool kShared>
 void launch_rows(const Context& ctx, const Loss<T>& p, std::int64_t rows) {
   const auto kernel = loss_rows_kernel<T, kThreads, kSize, kShared>;
   std::size_t shared = 0;
   if constexpr (kShared) {
     shared = static_cast<std::size_t>((p.columns * size_of(dtype_of<T>()) + 15) / 16 * 16);
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(shared)),
-               "cross_entropy", ctx.device);
+    allow_shared(kernel, static_cast<std::int64_t>(shared), "cross_entropy", ctx.device);
   }
   launch(ctx, "cross_entropy", {dim3(static_cast<unsigned>(rows)), dim3(kThreads), shared}, kernel,
          p);

@@ -1,5 +1,6 @@
 #include "layers/cuda/norm_rows.h"
 
+#include "core/cuda/async_copy.cuh"
 #include "layers/cuda/dropout.cuh"
 #include "layers/cuda/rows.cuh"
 
@@ -130,26 +131,79 @@ struct Backward {
   bool centred, add;
 };
 
-/// The blocks' warps share the rows; each keeps its sums for the parameters in registers and the
-/// block leaves their sum in `parts`. dx may alias dy.
+/// A row of all that the backward pass reads, as a warp holds it.
 template <class T, int kPacks>
+struct BackwardRow {
+  Pack<T> dy[kPacks], x[kPacks], old[kPacks];
+};
+
+/// Rows on their way to shared memory while a warp works on the one before: two of them, each lane
+/// with its own packs.
+template <class T, int kPacks>
+struct RowsAhead {
+  Pack<T> packs[2][3][kPacks][kWarp];
+
+  __device__ void ask(const Backward<T>& p, std::int64_t row, int stage) {
+    if (row < p.rows) {
+#pragma unroll
+      for (int i = 0; i < kPacks; ++i) {
+        const std::int64_t c = (i * kWarp + lane()) * Pack<T>::kSize;
+        if (c >= p.n) continue;
+        copy_16_bytes(&packs[stage][0][i][lane()], p.dy + row * p.n + c);
+        copy_16_bytes(&packs[stage][1][i][lane()], p.x + row * p.n + c);
+        if (p.add) copy_16_bytes(&packs[stage][2][i][lane()], p.dx + row * p.n + c);
+      }
+    }
+    end_copies();
+  }
+  __device__ void take(BackwardRow<T, kPacks>& row, int stage) const {
+    wait_for_copies<1>();
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      row.dy[i] = packs[stage][0][i][lane()];
+      row.x[i] = packs[stage][1][i][lane()];
+      row.old[i] = packs[stage][2][i][lane()];
+    }
+  }
+};
+
+template <class T, int kPacks>
+__device__ void load_row(BackwardRow<T, kPacks>& row, const Backward<T>& p, std::int64_t at) {
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const std::int64_t c = (i * kWarp + lane()) * Pack<T>::kSize;
+    if (c >= p.n) continue;
+    row.dy[i] = *reinterpret_cast<const Pack<T>*>(p.dy + at * p.n + c);
+    row.x[i] = *reinterpret_cast<const Pack<T>*>(p.x + at * p.n + c);
+    if (p.add) row.old[i] = *reinterpret_cast<const Pack<T>*>(p.dx + at * p.n + c);
+  }
+}
+
+/// The blocks' warps share the rows; each keeps its sums for the parameters in registers and the
+/// block leaves their sum in `parts`. dx may alias dy. kAhead: with the next row under way.
+template <class T, int kPacks, bool kAhead>
 __global__ void __launch_bounds__(kRowWarps* kWarp, kSixteenBit<T> ? 2 : 1)
     norm_rows_backward_kernel(Backward<T> p) {
   using C = Compute<T>;
+  using Ahead = RowsAhead<T, kPacks>;
+  extern __shared__ __align__(16) unsigned char memory[];
+  [[maybe_unused]] Ahead& ahead = reinterpret_cast<Ahead*>(memory)[threadIdx.x / kWarp];
+  [[maybe_unused]] int stage = 0;
   constexpr int kSize = Pack<T>::kSize;
   const std::int64_t n = p.n;
   C d_weight[kPacks * kSize] = {}, d_bias[kPacks * kSize] = {};
-  for (std::int64_t row = row_of_warp(); row < p.rows; row += gridDim.x * kRowWarps) {
-    Pack<T> dy[kPacks], x[kPacks], old[kPacks];
-#pragma unroll
-    for (int i = 0; i < kPacks; ++i) {
-      const std::int64_t c = (i * kWarp + lane()) * kSize;
-      if (c >= n) continue;
-      dy[i] = *reinterpret_cast<const Pack<T>*>(p.dy + row * n + c);
-      x[i] = *reinterpret_cast<const Pack<T>*>(p.x + row * n + c);
-      if (p.add) old[i] = *reinterpret_cast<const Pack<T>*>(p.dx + row * n + c);
-    }
+  const std::int64_t step = gridDim.x * kRowWarps;
+  if constexpr (kAhead) ahead.ask(p, row_of_warp(), stage);
+  for (std::int64_t row = row_of_warp(); row < p.rows; row += step) {
     const C mean = p.centred ? p.mean[row] : C(0), rstd = p.rstd[row];
+    BackwardRow<T, kPacks> in;
+    if constexpr (kAhead) {
+      ahead.ask(p, row + step, 1 - stage);
+      ahead.take(in, stage);
+      stage = 1 - stage;
+    } else {
+      load_row(in, p, row);
+    }
     C along = 0, shift = 0;
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
@@ -159,7 +213,7 @@ __global__ void __launch_bounds__(kRowWarps* kWarp, kSixteenBit<T> ? 2 : 1)
       load_parameters(weight, p.weight, c, C(1));
 #pragma unroll
       for (int j = 0; j < kSize; ++j) {
-        const C d = widen(dy[i].value[j]), unit = (widen(x[i].value[j]) - mean) * rstd;
+        const C d = widen(in.dy[i].value[j]), unit = (widen(in.x[i].value[j]) - mean) * rstd;
         d_weight[i * kSize + j] += d * unit;
         d_bias[i * kSize + j] += d;
         const C g = d * weight[j];
@@ -178,17 +232,18 @@ __global__ void __launch_bounds__(kRowWarps* kWarp, kSixteenBit<T> ? 2 : 1)
       Wide<T> dx;
 #pragma unroll
       for (int j = 0; j < kSize; ++j) {
-        const C d = widen(dy[i].value[j]), unit = (widen(x[i].value[j]) - mean) * rstd;
+        const C d = widen(in.dy[i].value[j]), unit = (widen(in.x[i].value[j]) - mean) * rstd;
         const C g = d * weight[j];
         const C value = rstd * (g - shift - unit * along);
-        dx.value[j] = p.add ? widen(old[i].value[j]) + value : value;
+        dx.value[j] = p.add ? widen(in.old[i].value[j]) + value : value;
       }
       store_pack(p.dx + row * n + c, dx);
     }
   }
   if (p.parts == nullptr) return;
   constexpr int kColumns = kPacks * kSize * kWarp;
-  __shared__ C part[kRowWarps][kColumns];
+  __syncthreads();  // rows are done with
+  auto& part = *reinterpret_cast<C(*)[kRowWarps][kColumns]>(memory);
   const int warp = threadIdx.x / kWarp;
 #pragma unroll
   for (int s = 0; s < 2; ++s) {
@@ -288,8 +343,19 @@ bool norm_rows_backward(const Context& ctx, NormKind kind, const Tensor& dx, con
     p.rows = rows_of(dx), p.n = columns_of(dx);
     p.add = accumulate == Accumulate::add;
     const std::int64_t blocks = std::min((p.rows + kRowWarps - 1) / kRowWarps, kParts);
-    launch(ctx, "norm_backward", {dim3(static_cast<unsigned>(blocks)), dim3(kRowWarps * kWarp)},
-           norm_rows_backward_kernel<T, kPacks>, p);
+    const auto run = [&](auto* kernel, std::int64_t shared) {
+      allow_shared(kernel, shared, "norm_backward", ctx.device);
+      launch(ctx, "norm_backward",
+             {dim3(static_cast<unsigned>(blocks)), dim3(kRowWarps * kWarp),
+              static_cast<std::size_t>(shared)},
+             kernel, p);
+    };
+    constexpr std::int64_t kPart = kRowWarps * kPacks * Pack<T>::kSize * kWarp * sizeof(C),
+                           kRows = kRowWarps * sizeof(RowsAhead<T, kPacks>);
+    if (kSixteenBit<T> && kRows <= shared_limit(ctx.device))
+      run(norm_rows_backward_kernel<T, kPacks, true>, std::max(kPart, kRows));
+    else
+      run(norm_rows_backward_kernel<T, kPacks, false>, kPart);
     if (parameters)
       add_parts<C, 2>(ctx, "norm_backward_parameters", {d_weight.as<C>(), d_bias.as<C>()}, p.parts,
                       blocks, p.n);
