@@ -65,6 +65,7 @@ ParameterList::ParameterList(DType dtype, Device device) : dtype_(dtype), device
 Parameter ParameterList::add(std::string name, const Shape& shape, Init init) {
   const std::int64_t padding = padding_of(shape, device_);
   Parameter p;
+  p.shape = shape;
   p.value = values_.declare(name, dtype_, shape, padding);
   p.master =
       dtype_ == master_dtype() ? p.value : masters_.declare(name, master_dtype(), shape, padding);

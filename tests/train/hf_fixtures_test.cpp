@@ -11,9 +11,10 @@
 #include "layers/gpt.h"
 #include "layers/norm.h"
 #include "tests/support/fixtures.h"
+#include "tests/support/hf.h"
 #include "tests/support/scratch.h"
 #include "tests/support/tensors.h"
-#include "train/hf_gpt2.h"
+#include "train/hf/import.h"
 #include "train/safetensors.h"
 
 namespace quietformer {
@@ -72,21 +73,21 @@ class HiddenStates : public ProbeSink {
 class Model {
  public:
   Model(const std::string& folder, DType dtype, double n, Shape tokens) : parameters_(dtype) {
-    ModelConfig model;
-    AttentionConfig attention;
-    read_hf_gpt2_config(folder, model, attention);
+    const ModelSource source = open_hf_model(folder);
+    EXPECT_TRUE(source.unused.empty());
+    architecture_ = find_hf_architecture(source.architecture);
+    AttentionConfig attention = source.config.attention;
     attention.n = HeadParameterConfig::fixed(n);
-    gpt_.emplace(model, attention, parameters_);
+    gpt_.emplace(source.config.model, attention, parameters_);
     parameters_.commit();
-    const HfLoadReport report = load_hf_gpt2(folder, parameters_);
-    EXPECT_TRUE(report.unused.empty());
-    EXPECT_TRUE(report.untouched.empty());
+    EXPECT_TRUE(fill_parameters(ctx_, source, parameters_).empty());
     ctx_.threads = 2;
     gpt_->declare(ctx_, arena_, {tokens[0], tokens[1]}, Purpose::training);
     arena_.commit();
     parameters_.zero_grad();
   }
   Gpt& gpt() { return *gpt_; }
+  const HfArchitecture& architecture() const { return *architecture_; }
   Context& ctx() { return ctx_; }
   const ParameterList& parameters() const { return parameters_; }
   OwnedTensor final_norm(const Tensor& x) const {
@@ -101,33 +102,28 @@ class Model {
 
  private:
   Context ctx_;
+  const HfArchitecture* architecture_ = nullptr;
   ParameterList parameters_;
   std::optional<Gpt> gpt_;
   Arena arena_{"test"};
 };
 
-// Their tensor under our name and in our layout.
-OwnedTensor in_our_layout(const OwnedTensor& theirs, HfLayout layout) {
-  if (layout == HfLayout::same) return test::copy_of(theirs);
-  return test::copy_of(theirs.view().transpose(0, 1));
-}
-
 void check_gradients(const SafetensorsReader& expected, const std::string& prefix, DType dtype,
-                     const ParameterList& parameters) {
+                     Model& model) {
   const auto& entries = expected.entries();
   const auto count = std::count_if(entries.begin(), entries.end(), [&](const auto& entry) {
     return entry.name.starts_with(prefix);
   });
   if (count == 0) return;
+  const ParameterList& parameters = model.parameters();
   EXPECT_EQ(count, std::ssize(parameters.all()));
   std::vector<OwnedTensor> wanted;
   double largest = 0;
   for (const Parameter& parameter : parameters.all()) {
-    const auto theirs = hf_gpt2_tensor(parameter.name);
-    ASSERT_TRUE(theirs) << parameter.name;
-    const std::string name =
-        (theirs->name == "lm_head.weight" ? "" : "transformer.") + theirs->name;
-    wanted.push_back(in_our_layout(read(expected, prefix + name, dtype), theirs->layout));
+    wanted.push_back(test::in_our_layout(
+        model.architecture(), model.gpt().config(), parameter.name, parameter.shape,
+        [&](const std::string& name) { return read(expected, prefix + name, dtype); }));
+    ASSERT_TRUE(wanted.back().view()) << parameter.name;
     largest = std::max(largest, test::max_abs(wanted.back()));
   }
   for (std::size_t p = 0; p < wanted.size(); ++p) {
@@ -167,10 +163,10 @@ void check_case(const std::string& folder, const std::string& name, double loss,
   model.gpt().forward_loss(model.ctx(), tokens, targets);
   EXPECT_NEAR(model.gpt().loss().as<double>()[0], loss, kLoss);
   model.gpt().backward(model.ctx());
-  check_gradients(expected, name + "/grad/", dtype, model.parameters());
+  check_gradients(expected, name + "/grad/", dtype, model);
 }
 
-TEST(HfGpt2Fixtures, LogitsLossHiddenStatesAndGradients) {
+TEST(HfFixtures, LogitsLossHiddenStatesAndGradients) {
   const std::string root = test::fixtures_folder();
   ASSERT_TRUE(fs::is_directory(root)) << "no fixtures in " << root;
   int cases = 0;
