@@ -18,8 +18,7 @@ void build(LoadedModel& loaded, const std::string& device) {
   loaded.placement = place_trained(device, loaded.config.train.dtype);
   loaded.parameters =
       std::make_unique<ParameterList>(loaded.placement.dtype, loaded.placement.device);
-  loaded.model =
-      std::make_unique<Gpt>(loaded.config.model, loaded.config.attention, *loaded.parameters);
+  loaded.model = make_model(loaded.config.model, loaded.config.attention, *loaded.parameters);
   loaded.parameters->commit();
 }
 
