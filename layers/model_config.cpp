@@ -77,10 +77,7 @@ void check_head_parameter(const std::string& key, const HeadParameterConfig& con
 }
 
 void check_model(const ModelConfig& model) {
-  if (model.type == "bert")
-    throw InputError("model.type: 'bert' is not supported yet (supported: gpt)");
-  if (model.type != "gpt")
-    throw InputError(fmt::format("model.type: found '{}', expected gpt", model.type));
+  const ModelKind kind = find_model(model.type);
   // Upper ends are far above any use; they keep products of sizes inside 64 bits.
   check_range("model.layers", model.layers, 1, 100'000);
   check_range("model.heads", model.heads, 1, 1 << 20);
@@ -98,6 +95,14 @@ void check_model(const ModelConfig& model) {
   if (model.head_dim() > 256)
     throw InputError(fmt::format("model.heads: {} gives head dim {}, expected at most 256",
                                  model.heads, model.head_dim()));
+  if (kind == ModelKind::gpt)
+    check_range("model.token_types", model.token_types, 0, 0);
+  else
+    check_range("model.token_types", model.token_types, 0, 1 << 20);
+  check_range("model.padding_token", model.padding_token, 0, model.vocab - 1);
+  if (kind == ModelKind::roberta && find_position(model.position) != PositionKind::learned)
+    throw InputError(fmt::format(
+        "model.position: found '{}', expected learned for model.type roberta", model.position));
   find_mlp(model.mlp);
   find_norm(model.norm);
   find_norm_structure(model.norm_structure);
@@ -166,9 +171,11 @@ void check_attention(const ModelConfig& model, const AttentionConfig& attention)
   // What is learned is the sink logit ln n.
   if (attention.n.kind == Kind::learned) check_positive("attention.n.init", attention.n.init);
   check_head_parameter("attention.sigmoid_bias", attention.sigmoid_bias, model.heads, check_finite);
-  if (!attention.causal)
+  if (attention.causal == is_encoder(model))
     throw InputError(
-        "attention.causal: found false, expected true: model.type gpt predicts the next token");
+        fmt::format("attention.causal: found {}, expected {}: model.type {} {}", attention.causal,
+                    !attention.causal, model.type,
+                    is_encoder(model) ? "looks both ways" : "predicts the next token"));
   for (const std::int64_t side : attention.window)
     check_range("attention.window", side, -1, std::int64_t{1} << 40);
   check_probability("attention.dropout", attention.dropout);
@@ -176,6 +183,12 @@ void check_attention(const ModelConfig& model, const AttentionConfig& attention)
 }
 
 }  // namespace
+
+ModelKind find_model(std::string_view value) {
+  static constexpr Named<ModelKind> kTable[] = {
+      {"gpt", ModelKind::gpt}, {"bert", ModelKind::bert}, {"roberta", ModelKind::roberta}};
+  return find("model.type", value, kTable);
+}
 
 MlpKind find_mlp(std::string_view value) {
   static constexpr Named<MlpKind> kTable[] = {
@@ -210,6 +223,14 @@ std::optional<NormKind> find_qk_norm(std::string_view value) {
                                                               {"rmsnorm", NormKind::rmsnorm},
                                                               {"l2", NormKind::l2}};
   return find("model.qk_norm", value, kTable);
+}
+
+bool is_encoder(const ModelConfig& model) {
+  return find_model(model.type) != ModelKind::gpt;
+}
+
+bool uses_deepnet(const ModelConfig& model) {
+  return model.deepnet && find_norm_structure(model.norm_structure) == NormStructure::post;
 }
 
 void resolve(ModelConfig& model) {

@@ -4,12 +4,15 @@
 
 namespace quietformer {
 
-BatchFeed::BatchFeed(Arena& arena, const Shape& shape, Device device) : device_(device) {
+BatchFeed::BatchFeed(Arena& arena, const Shape& shape, Device device, Padding padding)
+    : device_(device) {
   for (std::size_t i = 0; i < (ahead() ? 2u : 1u); ++i) {
     Lane& lane = lanes_[i];
     const std::string suffix = ahead() ? "." + std::to_string(i) : "";
-    lane.inputs = arena.declare("inputs" + suffix, DType::i32, shape);
+    lane.tokens = arena.declare("tokens" + suffix, DType::i32, shape);
     lane.targets = arena.declare("targets" + suffix, DType::i32, shape);
+    if (padding == Padding::possible)
+      lane.valid = arena.declare("valid" + suffix, DType::u8, shape);
     if (!ahead()) return;
     lane.copied = cuda::Event(device);
     lane.used = cuda::Event(device);
@@ -19,33 +22,39 @@ BatchFeed::BatchFeed(Arena& arena, const Shape& shape, Device device) : device_(
   copy_.stream = stream_.get();
 }
 
-Batch BatchFeed::room() {
+TokenBatch BatchFeed::room() {
   Lane& next = lane(sent_);
-  if (!ahead()) return {next.inputs, next.targets};
-  if (!next.host_inputs.view()) {
-    const Shape shape = next.inputs.get().shape;
-    next.host_inputs = cuda::PinnedTensor(DType::i32, shape, device_);
+  if (!ahead()) return next.batch();
+  if (!next.host_tokens.view()) {
+    const Shape shape = next.tokens.get().shape;
+    next.host_tokens = cuda::PinnedTensor(DType::i32, shape, device_);
     next.host_targets = cuda::PinnedTensor(DType::i32, shape, device_);
+    if (next.valid) next.host_valid = cuda::PinnedTensor(DType::u8, shape, device_);
   }
   next.copied.wait();
-  return {next.host_inputs, next.host_targets};
+  return {next.host_tokens, next.host_targets, {}, next.host_valid};
 }
 
-void BatchFeed::send() {
+void BatchFeed::send(Padding padding) {
   QF_EXPECTS(sent_ - taken_ < (ahead() ? 2 : 1));
   Lane& next = lane(sent_++);
+  QF_EXPECTS(padding == Padding::none || next.valid);
+  next.padding = padding;
   if (!ahead()) return;
   next.used.hold(copy_);
-  cuda::copy_async(copy_, next.inputs, next.host_inputs);
+  cuda::copy_async(copy_, next.tokens, next.host_tokens);
   cuda::copy_async(copy_, next.targets, next.host_targets);
+  if (padding == Padding::possible) cuda::copy_async(copy_, next.valid, next.host_valid);
   next.copied.record(copy_);
 }
 
-Batch BatchFeed::take(const Context& ctx) {
+TokenBatch BatchFeed::take(const Context& ctx) {
   QF_EXPECTS(waiting() && ctx.device == device_);
   Lane& oldest = lane(taken_++);
   if (ahead()) oldest.copied.hold(ctx);
-  return {oldest.inputs, oldest.targets};
+  TokenBatch batch = oldest.batch();
+  if (oldest.padding == Padding::none) batch.valid = {};
+  return batch;
 }
 
 void BatchFeed::release(const Context& ctx) {

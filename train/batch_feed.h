@@ -7,14 +7,12 @@
 #include "core/buffer.h"
 #include "core/context.h"
 #include "core/cuda/memory.h"
+#include "layers/language_model.h"
 
 namespace quietformer {
 
-/// i32 (B, context) each.
-struct Batch {
-  Tensor inputs, targets;
-};
-
+/// Batches of tokens and targets and, where wanted, of what is padding; (B, context) each.
+///
 /// On the CPU there is one pair of tensors, which is filled and read in turn:
 ///
 ///   feed.send() after filling feed.room();  feed.take(ctx);  ...;  feed.release(ctx)
@@ -25,15 +23,19 @@ struct Batch {
 /// allocate that host memory, later ones nothing.
 class BatchFeed {
  public:
+  /// Whether batches can have padding: room() then has a tensor `valid`.
+  enum class Padding : std::uint8_t { none, possible };
+
   /// Declares what lives on `device` in `arena`, which is committed before the first send().
-  BatchFeed(Arena& arena, const Shape& shape, Device device);
+  BatchFeed(Arena& arena, const Shape& shape, Device device, Padding padding = Padding::none);
 
   /// Host tensors for the next batch; what they held has been copied.
-  Batch room();
-  /// Sends what room() was filled with. No more than one batch is ahead of the one taken.
-  void send();
+  TokenBatch room();
+  /// Sends what room() was filled with; take() gives `valid` only where it is `possible` that it
+  /// says something. No more than one batch is ahead of the one taken.
+  void send(Padding padding = Padding::none);
   /// The batch sent first and not taken: later work of ctx.stream finds it there.
-  Batch take(const Context& ctx);
+  TokenBatch take(const Context& ctx);
   /// Earlier work of ctx.stream is the last to read the batch taken last.
   void release(const Context& ctx);
 
@@ -45,9 +47,11 @@ class BatchFeed {
 
  private:
   struct Lane {
-    Slot inputs, targets;
-    cuda::PinnedTensor host_inputs, host_targets;
+    Slot tokens, targets, valid;
+    cuda::PinnedTensor host_tokens, host_targets, host_valid;
+    Padding padding = Padding::none;  // of the batch in it
     cuda::Event copied, used;
+    TokenBatch batch() const { return {tokens, targets, {}, valid}; }
   };
   Lane& lane(std::int64_t batch) { return lanes_[ahead() ? std::size_t(batch % 2) : 0]; }
 

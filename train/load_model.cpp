@@ -19,8 +19,7 @@ LoadedModel load_model(const ModelSource& source, const std::string& device) {
   loaded.placement = place_trained(device, loaded.config.train.dtype);
   loaded.parameters =
       std::make_unique<ParameterList>(loaded.placement.dtype, loaded.placement.device);
-  loaded.model =
-      std::make_unique<Gpt>(loaded.config.model, loaded.config.attention, *loaded.parameters);
+  loaded.model = make_model(loaded.config.model, loaded.config.attention, *loaded.parameters);
   loaded.parameters->commit();
   const auto missing =
       fill_parameters(context_for(loaded.placement), source, *loaded.parameters);

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "core/parameter.h"
-#include "layers/gpt.h"
+#include "layers/language_model.h"
 #include "train/model_source.h"
 #include "train/placement.h"
 #include "train/run_config.h"
@@ -20,7 +20,7 @@ struct LoadedModel {
   bool trained_here = false;  // a checkpoint of ours: config.data says what it was trained on
   Placement placement;        // of the parameters
   std::unique_ptr<ParameterList> parameters;
-  std::unique_ptr<Gpt> model;  // not declared yet: the caller knows the batch
+  std::unique_ptr<LanguageModel> model;  // not declared yet: the caller knows the batch
 };
 
 /// `path`: a checkpoint file, a run directory (its newest valid checkpoint) or a Hugging Face

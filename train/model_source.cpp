@@ -9,7 +9,7 @@
 #include "core/check.h"
 #include "core/cuda/memory.h"
 #include "core/log.h"
-#include "layers/gpt.h"
+#include "layers/language_model.h"
 #include "train/checkpoint_directory.h"
 #include "train/element_types.h"
 #include "train/hf/import.h"
@@ -99,7 +99,7 @@ ModelSource open_model(const std::string& path) {
 
 std::vector<Parameter> parameters_of(const ModelConfig& model, const AttentionConfig& attention) {
   ParameterList list(DType::f32);
-  const Gpt never_run(model, attention, list);
+  make_model(model, attention, list);
   return list.all();
 }
 

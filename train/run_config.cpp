@@ -53,11 +53,6 @@ Form read_form(const ConfigValue& value, const std::string& path,
 
 RunConfig read_tree(const ConfigValue& tree) {
   RunConfig config;
-  if (const ConfigValue* data = tree.find("data"))
-    if (const ConfigValue* mlm = data->find("mlm"))
-      throw InputError(fmt::format(
-          "{}: data.mlm: masked language modelling is not supported yet (model.type: gpt only)",
-          mlm->where));
   ConfigReader reader(tree, "");
   config.visit(reader);
   reader.finish();
@@ -108,6 +103,23 @@ void validate_train(const TrainConfig& train) {
   require(train.log_every >= 1, "train.log_every", train.log_every, "1 or more");
   require(train.threads >= 0 && train.threads <= 4096, "train.threads", train.threads,
           "0 (all cores) to 4096");
+}
+
+constexpr std::int64_t kBytes = 256;  // ids of data.source bytes; what is not text comes after
+
+std::optional<std::int64_t> mask_token_of(const DataConfig& data) {
+  if (data.mlm.mask_token || data.source != "bytes") return data.mlm.mask_token;
+  return kBytes;
+}
+
+void validate_mlm(const DataConfig& data, const ModelConfig& model) {
+  const double probability = data.mlm.probability;
+  require(probability > 0 && probability <= 1, "data.mlm.probability", probability,
+          "above 0, at most 1");
+  const std::optional<std::int64_t> token = mask_token_of(data);
+  require(token.has_value(), "data.mlm.mask_token", "default", "an id for data.source tokens");
+  require(*token >= 0 && *token < model.vocab, "data.mlm.mask_token", *token,
+          fmt::format("0 to {} (model.vocab {})", model.vocab - 1, model.vocab));
 }
 
 }  // namespace
@@ -191,8 +203,20 @@ void validate(const RunConfig& config) {
     require(part >= 0, "data.split", part, "lengths of 0 or more");
   validate_train(config.train);
   validate(config.model, config.attention);
+  if (is_encoder(config.model)) validate_mlm(config.data, config.model);
   config.optim.validate();
   config.analysis.validate();
+}
+
+std::optional<Masking> masking_of(const RunConfig& config) {
+  if (!is_encoder(config.model)) return std::nullopt;
+  validate_mlm(config.data, config.model);
+  Masking::Rule rule;
+  rule.probability = config.data.mlm.probability;
+  rule.mask_token = static_cast<std::int32_t>(mask_token_of(config.data).value());
+  rule.random_ids =
+      static_cast<std::int32_t>(config.data.source == "bytes" ? kBytes : config.model.vocab);
+  return Masking(rule);
 }
 
 std::vector<std::string> differences(const RunConfig& here, const RunConfig& there) {

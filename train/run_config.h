@@ -3,27 +3,43 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "analysis/config.h"
 #include "core/config.h"
+#include "data/masking.h"
 #include "layers/model_config.h"
 #include "optim/config.h"
 
 namespace quietformer {
+
+/// `data.mlm:`, for encoders alone.
+struct MlmConfig {
+  double probability = 0.15;               // of a token to be masked
+  std::optional<std::int64_t> mask_token;  // absent ("default"): 256, for data.source bytes
+
+  template <class V>
+  void visit(V& v) {
+    v.field("probability", probability);
+    v.field("mask_token", mask_token);
+  }
+};
 
 /// `data:`
 struct DataConfig {
   std::string source = "bytes";              // bytes | tokens (uint16 .bin of nanoGPT or llm.c)
   std::string path = "generator:wikipedia";  // a file, or the bundled generator
   std::array<std::int64_t, 3> split{9000000, 500000, 500000};  // tokens: train, validation, test
+  MlmConfig mlm;
 
   template <class V>
   void visit(V& v) {
     v.field("source", source);
     v.field("path", path);
     v.field("split", split);
+    v.section("mlm", mlm);
   }
 };
 
@@ -101,6 +117,10 @@ std::string to_yaml(const RunConfig& config);
 
 /// Refuses impossible and unsupported values, naming key, value and expectation.
 void validate(const RunConfig& config);
+
+/// How an encoder's tokens are masked: random ids are those of the source, bytes for bytes. Nothing
+/// for a model that predicts the next token.
+std::optional<Masking> masking_of(const RunConfig& config);
 
 /// Keys in which two configs differ, as "model.layers: 2 here, 3 there". Left out are those that
 /// cannot change what a run computes (train.threads, train.keep) and those that only change how

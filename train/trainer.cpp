@@ -69,15 +69,17 @@ Trainer::Trainer(const RunConfig& config)
       stream_(make_stream(placement_.device)),
       ctx_(make_context(config, placement_, stream_)),
       source_(open(config)),
+      masking_(masking_of(config)),
       split_(make_split(config.data.split, config.model.context, *source_)),
       parameters_(placement_.dtype, placement_.device),
-      model_(config.model, config.attention, parameters_),
+      model_(make_model(config.model, config.attention, parameters_)),
       activations_("activations", placement_.device),
-      feed_(activations_, {config.train.batch, config.model.context}, placement_.device),
+      feed_(activations_, {config.train.batch, config.model.context}, placement_.device,
+            masking_ ? BatchFeed::Padding::possible : BatchFeed::Padding::none),
       schedule_(config.optim, config.train.steps) {
   const BatchShape shape{config.train.batch, config.model.context};
   if (feed_.ahead()) loss_sum_ = activations_.declare("loss_sum", DType::f64, {1});
-  model_.declare(ctx_, activations_, shape, Purpose::training);
+  model_->declare(ctx_, activations_, shape, Purpose::training);
   parameters_.commit();
   activations_.commit();
   parameters_.initialise(config.train.seed);
@@ -99,13 +101,14 @@ void Trainer::send(std::int64_t step, std::int64_t micro) {
   RandomState random = ctx_.random;
   random.step = static_cast<std::uint64_t>(step);
   random.first_sample = static_cast<std::uint32_t>(micro * config_.train.batch);
-  const Batch room = feed_.room();
-  sampler_->fill(random, room.inputs, room.targets);
+  const TokenBatch room = feed_.room();
+  sampler_->fill(random, room.tokens, room.targets);
+  if (masking_) masking_->training(random, room.tokens, room.targets);
   feed_.send();
 }
 
 /// The batch of a micro-step, which mostly is on its way already.
-Batch Trainer::next_batch(std::int64_t micro) {
+TokenBatch Trainer::next_batch(std::int64_t micro) {
   if (!feed_.waiting()) send(step_, micro);
   return feed_.take(ctx_);
 }
@@ -116,17 +119,16 @@ double Trainer::run_micro_batches(ActivationStatistics* statistics) {
   double loss = 0;
   for (std::int64_t a = 0; a < micro; ++a) {
     ctx_.random.first_sample = static_cast<std::uint32_t>(a * config_.train.batch);
-    const Batch batch = next_batch(a);
+    const TokenBatch batch = next_batch(a);
     if (statistics != nullptr) statistics->begin_batch();
     if (state_) {
-      model_.forward_backward(ctx_, batch.inputs, batch.targets,
-                              {1.0 / double(micro), state_->loss_scale()});
-      cuda::add_scaled(ctx_, loss_sum_, model_.loss().slice(0, 0, 1), 1.0 / double(micro),
+      model_->forward_backward(ctx_, batch, {1.0 / double(micro), state_->loss_scale()});
+      cuda::add_scaled(ctx_, loss_sum_, model_->loss().slice(0, 0, 1), 1.0 / double(micro),
                        a == 0 ? Accumulate::overwrite : Accumulate::add);
     } else {
-      model_.forward_loss(ctx_, batch.inputs, batch.targets);
-      loss += model_.loss().as<double>()[0] / double(micro);
-      model_.backward(ctx_, 1.0 / double(micro));
+      model_->forward_loss(ctx_, batch);
+      loss += model_->loss().as<double>()[0] / double(micro);
+      model_->backward(ctx_, 1.0 / double(micro));
     }
     feed_.release(ctx_);
     if (!feed_.ahead()) continue;
@@ -140,7 +142,7 @@ StepReport Trainer::step(ActivationStatistics* statistics, Report wanted) {
   ctx_.mode = Mode::train;
   ctx_.probes = statistics;
   ctx_.random.step = static_cast<std::uint64_t>(step_);
-  model_.set_schedule_step(ctx_, step_);
+  model_->set_schedule_step(ctx_, step_);
   return state_ ? step_on_gpu(statistics, wanted) : step_on_cpu(statistics);
 }
 
@@ -194,10 +196,11 @@ void Trainer::expect_progress(const StepValues& values, double loss) const {
 
 Evaluation Trainer::evaluate(Span span, std::int64_t limit, ActivationStatistics* statistics) {
   feed_.discard();
-  model_.set_schedule_step(ctx_,
-                           step_);  // where the next step, or a model loaded from here, stands
+  model_->set_schedule_step(ctx_,
+                            step_);  // where the next step, or a model loaded from here, stands
   const Windows windows(*source_, span, config_.model.context, config_.train.batch, limit);
-  return quietformer::evaluate(ctx_, model_, windows, feed_, statistics);
+  return quietformer::evaluate(ctx_, *model_, windows, feed_, statistics,
+                               masking_ ? &*masking_ : nullptr);
 }
 
 Checkpoint Trainer::snapshot() const {

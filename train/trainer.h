@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,7 +16,7 @@
 #include "data/sampler.h"
 #include "data/source.h"
 #include "data/split.h"
-#include "layers/gpt.h"
+#include "layers/language_model.h"
 #include "optim/clip.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
@@ -34,7 +35,7 @@ enum class Report : std::uint8_t { no, yes };
 /// What one optimizer step did.
 struct StepReport {
   std::int64_t step = 0;  // completed steps, this one included
-  double loss = 0;        // nats per token, mean over the step's tokens
+  double loss = 0;        // nats per predicted token, mean over micro-steps
   double grad_norm = 0;   // before clipping; not finite in a step that fp16's loss scaling left out
   double learning_rate = 0;
   bool known = true;  // loss and grad_norm are: on a GPU with Report::yes, on the CPU always
@@ -69,7 +70,7 @@ class Trainer {
   const ParameterList& parameters() const { return parameters_; }
   const Context& context() const { return ctx_; }
   const Placement& placement() const { return placement_; }
-  std::string_view attention_implementation() const { return model_.attention_implementation(); }
+  std::string_view attention_implementation() const { return model_->attention_implementation(); }
   bool byte_level() const;
 
   /// Parameters (their masters), optimizer state, loss scaling and step. The tensors are views, of
@@ -87,7 +88,7 @@ class Trainer {
 
  private:
   void send(std::int64_t step, std::int64_t micro);
-  Batch next_batch(std::int64_t micro);
+  TokenBatch next_batch(std::int64_t micro);
   double run_micro_batches(ActivationStatistics* statistics);
   StepReport step_on_cpu(ActivationStatistics* statistics);
   StepReport step_on_gpu(ActivationStatistics* statistics, Report wanted);
@@ -98,9 +99,10 @@ class Trainer {
   cuda::Stream stream_;
   Context ctx_;
   std::unique_ptr<TokenSource> source_;
+  std::optional<Masking> masking_;  // of an encoder's tokens
   Split split_;
   ParameterList parameters_;
-  Gpt model_;
+  std::unique_ptr<LanguageModel> model_;
   Arena activations_;
   BatchFeed feed_;
   // On a GPU: f64 (1), and the numbers of a step.

@@ -93,7 +93,7 @@ long allocations_of_a_step(const AttentionConfig& attention, DType dtype, int th
   const auto step = [&] {
     gpt.parameters.zero_grad();
     gpt.gpt.set_schedule_step(3);
-    gpt.gpt.forward_loss(gpt.ctx, gpt.tokens, gpt.targets);
+    gpt.gpt.forward_loss(gpt.ctx, {gpt.tokens, gpt.targets});
     gpt.gpt.backward(gpt.ctx);
   };
   step();  // the pool starts its threads at the first parallel section

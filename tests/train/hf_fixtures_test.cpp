@@ -156,11 +156,11 @@ void check_case(const std::string& folder, const std::string& name, double loss,
   HiddenStates hidden(model.gpt().config().layers);
   model.ctx().probes = &hidden;
 
-  const Tensor logits = model.gpt().forward(model.ctx(), tokens);
+  const Tensor logits = model.gpt().forward(model.ctx(), {tokens});
   EXPECT_TRUE(test::close(logits, read(expected, name + "/logits", dtype), kActivations));
   check_hidden(expected, name, model, hidden.states, dtype);
   model.ctx().probes = nullptr;
-  model.gpt().forward_loss(model.ctx(), tokens, targets);
+  model.gpt().forward_loss(model.ctx(), {tokens, targets});
   EXPECT_NEAR(model.gpt().loss().as<double>()[0], loss, kLoss);
   model.gpt().backward(model.ctx());
   check_gradients(expected, name + "/grad/", dtype, model);

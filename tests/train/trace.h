@@ -109,7 +109,7 @@ void run_trace(Device device) {
     for (int a = 0; a < micro; ++a) {
       copy_micro_batch(file, "step" + std::to_string(s) + "/micro" + std::to_string(a), inputs,
                        targets);
-      gpt.forward_loss(ctx, inputs, targets);
+      gpt.forward_loss(ctx, {inputs, targets});
       loss += copy_to({}, gpt.loss()).as<double>()[0] / micro;
       gpt.backward(ctx, 1.0 / micro);
     }

@@ -48,6 +48,11 @@ int generate(const Arguments& args) {
     throw InputError(fmt::format("--tokens: found {}, expected 0 or more", args.tokens));
   if (args.prompt.empty()) throw InputError("--prompt: expected at least one byte");
   LoadedModel loaded = load_model(args.model, args.device);
+  if (is_encoder(loaded.config.model))
+    throw InputError(
+        fmt::format("{}: model.type {} guesses masked tokens and cannot continue a text; expected "
+                    "gpt",
+                    args.model, loaded.config.model.type));
   if (!loaded.trained_here || loaded.config.data.source != "bytes")
     throw InputError(fmt::format(
         "{}: a model of tokens, and tokenisers are not supported yet; expected a byte model",
@@ -71,7 +76,7 @@ int generate(const Arguments& args) {
       cuda::copy(input, last);
     else
       std::copy_n(last.as<std::int32_t>(), length, input.as<std::int32_t>());
-    const std::vector<float> row = to_floats(loaded.model->forward(ctx, input, LogitRows::last));
+    const std::vector<float> row = to_floats(loaded.model->forward(ctx, {input}, LogitRows::last));
     text.push_back(sampler.draw(row.data(), std::int64_t(row.size()), std::uint64_t(n)));
     std::fputc(text.back(), stdout);
     std::fflush(stdout);
