@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "layers/rows.h"
 
 namespace quietformer {
@@ -9,11 +11,21 @@ namespace quietformer {
 BlockStack::BlockStack(ParameterList& parameters, const ModelConfig& model,
                        const AttentionConfig& attention)
     : dim_(model.dim), dtype_(parameters.dtype()) {
-  if (find_position(model.position) == PositionKind::rotary)
-    rotary_.emplace(parameters.master_dtype(), model, attention, parameters.device());
-  blocks_.reserve(static_cast<std::size_t>(model.layers));
+  std::vector<AttentionConfig> settings;
   for (std::int64_t layer = 0; layer < model.layers; ++layer)
-    blocks_.emplace_back(parameters, fmt::format("blocks.{}", layer), model, attention,
+    settings.push_back(attention.of_layer(layer));
+  if (find_position(model.position) == PositionKind::rotary) {
+    // Piecewise layers share a threshold, and others read nothing that depends on it.
+    const auto piecewise =
+        std::find_if(settings.begin(), settings.end(), [](const AttentionConfig& layer) {
+          return find_score(layer.score) == Score::piecewise;
+        });
+    rotary_.emplace(parameters.master_dtype(), model,
+                    piecewise == settings.end() ? settings[0] : *piecewise, parameters.device());
+  }
+  blocks_.reserve(settings.size());
+  for (std::size_t layer = 0; layer < settings.size(); ++layer)
+    blocks_.emplace_back(parameters, fmt::format("blocks.{}", layer), model, settings[layer],
                          static_cast<std::uint32_t>(layer), rotary_ ? &*rotary_ : nullptr);
   if (find_norm_structure(model.norm_structure) != NormStructure::post)
     norm_.emplace(parameters, "norm", find_norm(model.norm), model.dim, model.norm_eps);

@@ -7,6 +7,7 @@
 
 #include "attention/attention.h"
 #include "core/check.h"
+#include "layers/layer_ranges.h"
 
 namespace quietformer {
 namespace {
@@ -119,7 +120,7 @@ void check_model(const ModelConfig& model) {
   check_not_negative("model.init_std", model.init_std);
 }
 
-void check_score(const ModelConfig& model, const AttentionConfig& attention) {
+void check_score(const ModelConfig& model, const AttentionSettings& attention) {
   Score score;
   try {
     score = find_score(attention.score);
@@ -157,7 +158,7 @@ void check_implementation(std::string_view name) {
                                fmt::join(known, ", ")));
 }
 
-void check_attention(const ModelConfig& model, const AttentionConfig& attention) {
+void check_attention(const ModelConfig& model, const AttentionSettings& attention) {
   using Kind = HeadParameterConfig::Kind;
   check_score(model, attention);
   try {
@@ -182,7 +183,45 @@ void check_attention(const ModelConfig& model, const AttentionConfig& attention)
   check_implementation(attention.implementation);
 }
 
+// What is wrong with one entry, in the section's words and after the entry's name.
+void check_override(const ModelConfig& model, const AttentionConfig& attention, std::size_t index) {
+  const AttentionOverride& entry = attention.overrides[index];
+  const std::string key = fmt::format("attention.overrides[{}]", index);
+  check_range(key + ".layers", last_layer(entry.layers, key + ".layers"), -1, model.layers - 1);
+  try {
+    check_attention(model, entry);
+  } catch (const InputError& error) {
+    throw InputError(fmt::format("{}: {}", key, error.what()));
+  }
+}
+
+// Far tokens stand at the threshold, in rotations that all layers share.
+void check_thresholds(const AttentionConfig& attention) {
+  std::optional<std::int64_t> threshold;
+  const auto check = [&](const AttentionSettings& settings) {
+    if (settings.score != "piecewise") return;
+    if (threshold && *threshold != settings.threshold)
+      throw InputError(fmt::format("attention.overrides: found threshold {}, expected {} as other "
+                                   "piecewise layers have",
+                                   settings.threshold, *threshold));
+    threshold = settings.threshold;
+  };
+  check(attention);
+  for (const AttentionOverride& entry : attention.overrides) check(entry);
+}
+
 }  // namespace
+
+AttentionConfig AttentionConfig::of_layer(std::int64_t layer) const {
+  AttentionConfig settings;
+  static_cast<AttentionSettings&>(settings) = *this;
+  for (const AttentionOverride& entry : overrides) {
+    const auto selected = select_layers(entry.layers, layer + 1, "attention.overrides");
+    if (!selected.empty() && selected.back() == layer)
+      static_cast<AttentionSettings&>(settings) = entry;
+  }
+  return settings;
+}
 
 ModelKind find_model(std::string_view value) {
   static constexpr Named<ModelKind> kTable[] = {
@@ -244,6 +283,9 @@ void validate(const ModelConfig& model, const AttentionConfig& attention) {
   resolve(resolved);
   check_model(resolved);
   check_attention(resolved, attention);
+  for (std::size_t i = 0; i < attention.overrides.size(); ++i)
+    check_override(resolved, attention, i);
+  check_thresholds(attention);
 }
 
 }  // namespace quietformer

@@ -125,8 +125,8 @@ struct HeadParameterConfig {
   }
 };
 
-/// `attention:`
-struct AttentionConfig {
+/// What the attention of one layer is.
+struct AttentionSettings {
   std::string score = "dot";    // dot, cosine, piecewise
   std::optional<double> scale;  // absent ("default"): 1/sqrt(head dim) for products of plain
                                 // vectors, 10 for products of unit vectors (cosine, or qk_norm l2)
@@ -149,9 +149,9 @@ struct AttentionConfig {
   void visit(V& v) const {
     fields(*this, v);
   }
-  friend bool operator==(const AttentionConfig&, const AttentionConfig&) = default;
+  friend bool operator==(const AttentionSettings&, const AttentionSettings&) = default;
 
- private:
+ protected:
   template <class Self, class V>
   static void fields(Self& self, V& v) {
     v.field("score", self.score);
@@ -167,6 +167,44 @@ struct AttentionConfig {
     v.field("dropout", self.dropout);
     v.field("implementation", self.implementation);
   }
+};
+
+/// An entry of `attention.overrides`: the settings of some layers, where the keys that it does not
+/// say are those of the section.
+struct AttentionOverride : AttentionSettings {
+  std::string layers;  // "*", or a list of numbers and ranges from 0: "0,4-11" (layer_ranges.h)
+
+  template <class V>
+  void visit(V& v) {
+    v.field("layers", layers);
+    AttentionSettings::visit(v);
+  }
+  template <class V>
+  void visit(V& v) const {
+    v.field("layers", layers);
+    AttentionSettings::visit(v);
+  }
+  friend bool operator==(const AttentionOverride&, const AttentionOverride&) = default;
+};
+
+/// `attention:`
+struct AttentionConfig : AttentionSettings {
+  std::vector<AttentionOverride> overrides;  // of a layer that several select, the last one counts
+
+  /// The settings of one layer, without overrides.
+  AttentionConfig of_layer(std::int64_t layer) const;
+
+  template <class V>
+  void visit(V& v) {
+    AttentionSettings::visit(v);
+    v.variants("overrides", overrides, static_cast<AttentionSettings&>(*this));
+  }
+  template <class V>
+  void visit(V& v) const {
+    AttentionSettings::visit(v);
+    v.variants("overrides", overrides, static_cast<const AttentionSettings&>(*this));
+  }
+  friend bool operator==(const AttentionConfig&, const AttentionConfig&) = default;
 };
 
 enum class ModelKind : std::uint8_t { gpt, bert, roberta };

@@ -23,6 +23,10 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kParameters = "parameters/";
 
+// Texts of a native checkpoint: the architecture, and files by their name after this.
+constexpr const char* kArchitectureText = "huggingface";
+constexpr std::string_view kFileText = "huggingface:";
+
 ModelSource from_checkpoint(CheckpointReader reader) {
   const auto checkpoint = std::make_shared<const CheckpointReader>(std::move(reader));
   ModelSource source;
@@ -101,6 +105,18 @@ std::vector<Parameter> parameters_of(const ModelConfig& model, const AttentionCo
   ParameterList list(DType::f32);
   make_model(model, attention, list);
   return list.all();
+}
+
+std::map<std::string, std::string> texts_of(const ModelSource& source) {
+  std::map<std::string, std::string> texts;
+  if (!source.architecture.empty()) texts[kArchitectureText] = source.architecture;
+  for (const auto& [name, contents] : source.files) {
+    if (contents.find('\0') == std::string::npos)
+      texts[std::string(kFileText) + name] = contents;
+    else  // where a text of HDF5 ends
+      log_warning(fmt::format("{}: {}: not kept, it has a NUL", source.path, name));
+  }
+  return texts;
 }
 
 bool is_head_parameter(std::string_view name) {

@@ -58,9 +58,9 @@ bool is_head_parameter(std::string_view name);
 std::vector<std::string> fill_parameters(const Context& ctx, const ModelSource& source,
                                          ParameterList& parameters);
 
-/// Names of the texts of a native checkpoint that hold ModelSource's architecture and files.
-inline constexpr std::string_view kArchitectureText = "huggingface";
-inline constexpr std::string_view kFileText = "huggingface:";  // and the file's name
+/// The texts of a native checkpoint that hold architecture and files, for open_model() to find.
+std::map<std::string, std::string> texts_of(const ModelSource& source);
+
 /// An integer of checkpoints that convert wrote: config.data says nothing.
 inline constexpr std::string_view kConverted = "converted";
 

@@ -67,6 +67,20 @@ ConfigValue tree_of(const RunConfig& config) {
   return writer.root();
 }
 
+/// Keys of a section that `tree` does not have.
+void inherit(ConfigValue& tree, const ConfigValue& from, const char* section) {
+  const ConfigValue& given = *from.find(section);
+  const auto found = std::find_if(tree.fields.begin(), tree.fields.end(),
+                                  [&](const auto& field) { return field.first == section; });
+  tree.kind = Kind::map;  // an empty file is null
+  if (found == tree.fields.end()) {
+    tree.fields.emplace_back(section, given);
+  } else if (found->second.kind == Kind::map) {
+    for (const auto& [key, value] : given.fields)
+      if (found->second.find(key) == nullptr) found->second.fields.emplace_back(key, value);
+  }
+}
+
 void flatten(const ConfigValue& value, const std::string& path,
              std::map<std::string, std::string>& out) {
   if (value.kind == Kind::map && std::find(kWholeKeys.begin(), kWholeKeys.end(),
@@ -176,9 +190,12 @@ ConfigValue write_value(const HeadParameterConfig& value) {
   return {};
 }
 
-RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
+RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides,
+                          const RunConfig* init) {
   ConfigValue tree = load_config(path, kWholeKeys);
   for (const std::string& assignment : overrides) apply_override(tree, assignment, kWholeKeys);
+  if (init != nullptr)
+    for (const char* section : {"model", "attention"}) inherit(tree, tree_of(*init), section);
   return read_tree(tree);
 }
 

@@ -106,8 +106,10 @@ struct RunConfig {
 void read_value(const ConfigValue& value, const std::string& path, HeadParameterConfig& out);
 ConfigValue write_value(const HeadParameterConfig& value);
 
-/// Reads, applies overrides and validates. InputError on anything wrong.
-RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides);
+/// Reads, applies overrides and validates. InputError on anything wrong. With `init`, keys of model
+/// and attention that neither file nor overrides give are those of that config, not the defaults.
+RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides,
+                          const RunConfig* init = nullptr);
 
 /// From resolved YAML text, such as a checkpoint's; `name` appears in messages.
 RunConfig parse_run_config(const std::string& yaml, const std::string& name);

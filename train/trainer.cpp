@@ -232,6 +232,11 @@ void Trainer::restore(const CheckpointReader& checkpoint) {
   step_ = checkpoint.integer("step");
 }
 
+std::vector<std::string> Trainer::start_from(const ModelSource& model) {
+  QF_EXPECTS(step_ == 0);
+  return fill_parameters(ctx_, model, parameters_);
+}
+
 std::string Trainer::memory_summary() const {
   const auto mib = [](std::int64_t bytes) { return double(bytes) / (1 << 20); };
   const Arena &values_arena = parameters_.values(), &masters_arena = parameters_.masters();

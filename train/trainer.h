@@ -24,6 +24,7 @@
 #include "train/batch_feed.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/model_source.h"
 #include "train/placement.h"
 #include "train/run_config.h"
 
@@ -80,6 +81,10 @@ class Trainer {
   /// The reverse, whatever device and 16- or 32-bit type the checkpoint comes from. InputError
   /// naming file and tensor when something is missing or of another shape.
   void restore(const CheckpointReader& checkpoint);
+
+  /// Takes a model's parameters, at step 0. Returns those that it lacks and that start as configured
+  /// (fill_parameters()).
+  std::vector<std::string> start_from(const ModelSource& model);
 
   /// Parameters, gradients, optimizer and activations in MiB, one line.
   std::string memory_summary() const;

@@ -16,6 +16,16 @@ Outcome fuzz_hf_config(std::string_view bytes) {
     const HfConfig config = HfConfig::load(file.path("config.json"));
     read_hf_config(hf_architecture_of(config), config, model, attention);
     validate(model, attention);
+    // What is written back reads as the same.
+    const HfArchitecture& architecture = hf_architecture_of(config);
+    HfConfig written;
+    resolve(model);
+    architecture.write_config(model, attention, written);
+    written.set("model_type", std::string(architecture.name));
+    ModelConfig model_again;
+    AttentionConfig attention_again;
+    architecture.read_config(written, model_again, attention_again);
+    expect(model_again == model, "a written config.json reads as the same model");
   });
 }
 

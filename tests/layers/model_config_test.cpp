@@ -156,6 +156,10 @@ struct Keys {
   void field(const char* key, T&) {
     names.emplace_back(key);
   }
+  template <class List, class Base>
+  void variants(const char* key, List&, Base&) {
+    names.emplace_back(key);
+  }
 };
 
 TEST(ModelConfig, VisitNamesTheDocumentedKeysInOrder) {
@@ -173,7 +177,7 @@ TEST(ModelConfig, VisitNamesTheDocumentedKeysInOrder) {
   EXPECT_EQ(attention.names,
             (std::vector<std::string>{"score", "scale", "groups", "threshold", "normalizer", "n",
                                       "sigmoid_bias", "causal", "window", "alibi", "dropout",
-                                      "implementation"}));
+                                      "implementation", "overrides"}));
 }
 
 TEST(ModelConfig, ReaderAndWriterUnderstandIt) {

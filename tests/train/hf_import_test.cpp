@@ -156,8 +156,8 @@ TEST(HfConfig, RefusesWhatItCannotRepresent) {
     config[key] = value;
     return message(config.dump());
   };
-  EXPECT_EQ(changed("model_type", "bart"), path + ": model_type: \"bart\", expected one of gpt2, llama");
-  EXPECT_EQ(changed("model_type", nullptr), path + ": model_type: null, expected one of gpt2, llama");
+  EXPECT_EQ(changed("model_type", "bart"), path + ": model_type: \"bart\", expected one of bert, gpt2, llama, roberta");
+  EXPECT_EQ(changed("model_type", nullptr), path + ": model_type: null, expected one of bert, gpt2, llama, roberta");
   EXPECT_EQ(changed("activation_function", "relu"),
             path + ": activation_function: \"relu\", expected gelu_new, gelu_pytorch_tanh or gelu");
   EXPECT_EQ(changed("scale_attn_by_inverse_layer_idx", true),

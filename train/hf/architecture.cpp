@@ -12,7 +12,8 @@
 namespace quietformer {
 namespace {
 
-constexpr std::array<const HfArchitecture*, 2> kArchitectures{&kHfGpt2, &kHfLlama};
+constexpr std::array<const HfArchitecture*, 4> kArchitectures{&kHfBert, &kHfGpt2, &kHfLlama,
+                                                               &kHfRoberta};
 
 std::string known_names() {
   std::vector<std::string_view> names;

@@ -28,7 +28,7 @@ struct HfArchitecture {
   bool (*resembles)(const ModelConfig& model);
 };
 
-extern const HfArchitecture kHfGpt2, kHfLlama;
+extern const HfArchitecture kHfBert, kHfGpt2, kHfLlama, kHfRoberta;
 
 std::span<const HfArchitecture* const> hf_architectures();
 const HfArchitecture* find_hf_architecture(std::string_view name);  // null: not known

@@ -162,6 +162,14 @@ bool is_companion(std::string_view name) {
   return std::find(std::begin(kCompanions), std::end(kCompanions), name) != std::end(kCompanions);
 }
 
+std::map<std::string, std::string> read_companions(const std::string& directory) {
+  std::map<std::string, std::string> files;
+  for (const char* name : kCompanions)
+    if (const std::string path = directory + "/" + name; fs::exists(path))
+      files[name] = read_file(path, kMaxCompanionBytes);
+  return files;
+}
+
 ModelSource open_hf_model(const std::string& directory) {
   const HfConfig config = HfConfig::load(directory + "/config.json");
   const HfArchitecture& architecture = hf_architecture_of(config);
@@ -170,9 +178,7 @@ ModelSource open_hf_model(const std::string& directory) {
   source.architecture = architecture.name;
   read_hf_config(architecture, config, source.config.model, source.config.attention);
   source.config.data.source = "tokens";
-  for (const char* name : kCompanions)
-    if (const std::string path = directory + "/" + name; fs::exists(path))
-      source.files[name] = read_file(path, kMaxCompanionBytes);
+  source.files = read_companions(directory);
   map_parameters(source, std::make_shared<const TensorFiles>(directory), architecture.tensors);
   return source;
 }

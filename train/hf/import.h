@@ -15,10 +15,11 @@ inline constexpr const char* kOurTensors = "quietformer.safetensors";
 /// Files that go with a model besides its weights, as far as a directory has them.
 inline constexpr const char* kCompanions[] = {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json",
-    "tokenizer.model"};
+    "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"};
 
 bool is_companion(std::string_view name);
+/// Their contents by name.
+std::map<std::string, std::string> read_companions(const std::string& directory);
 
 /// Opens DIRECTORY by its config.json. InputError as open_model() says.
 ModelSource open_hf_model(const std::string& directory);
