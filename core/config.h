@@ -4,8 +4,8 @@
 // A file is parsed into a tree of ConfigValue that remembers file and line. Structs list their keys
 // once, in `template <class V> void visit(V& v)`, calling v.field(key, member) for a value,
 // v.section(key, member) for a nested struct and v.variants(key, list, base) for a list of structs
-// that each say what differs from another one; ConfigReader fills them, ConfigWriter turns them back
-// into a fully resolved tree, both from that one list.
+// that each say what differs from another one; ConfigReader fills them, ConfigWriter turns them
+// back into a fully resolved tree, both from that one list.
 //
 // Every error is one InputError "FILE:LINE: section.key: what was found and what was expected".
 #pragma once

@@ -226,8 +226,7 @@ void MappedFile::forget(std::string_view part) const {
   const std::size_t first = (begin + page - 1) / page * page;
   const std::size_t last = (begin + part.size()) / page * page;
   // Advice: where it is not taken, pages stay until the mapping goes.
-  if (first < last)
-    ::madvise(const_cast<char*>(data_) + first, last - first, MADV_DONTNEED);
+  if (first < last) ::madvise(const_cast<char*>(data_) + first, last - first, MADV_DONTNEED);
 }
 
 void write_file_atomically(const std::string& path, const NextPiece& next) {

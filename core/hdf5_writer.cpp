@@ -84,9 +84,8 @@ struct Hdf5Writer::State {
 
   ~State() {
     const std::lock_guard lock(hdf5::library_mutex());
-    for (Handle* handle :
-         {&file, &group_creation, &link_creation, &tensor_creation, &reserved_creation,
-          &text_creation})
+    for (Handle* handle : {&file, &group_creation, &link_creation, &tensor_creation,
+                           &reserved_creation, &text_creation})
       *handle = Handle();
   }
   [[noreturn]] void fail(const std::string& path) const {

@@ -16,10 +16,9 @@ BlockStack::BlockStack(ParameterList& parameters, const ModelConfig& model,
     settings.push_back(attention.of_layer(layer));
   if (find_position(model.position) == PositionKind::rotary) {
     // Piecewise layers share a threshold, and others read nothing that depends on it.
-    const auto piecewise =
-        std::find_if(settings.begin(), settings.end(), [](const AttentionConfig& layer) {
-          return find_score(layer.score) == Score::piecewise;
-        });
+    const auto piecewise = std::find_if(
+        settings.begin(), settings.end(),
+        [](const AttentionConfig& layer) { return find_score(layer.score) == Score::piecewise; });
     rotary_.emplace(parameters.master_dtype(), model,
                     piecewise == settings.end() ? settings[0] : *piecewise, parameters.device());
   }

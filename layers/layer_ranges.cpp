@@ -71,8 +71,8 @@ std::string format_layers(const std::vector<std::int64_t>& layers) {
     const std::size_t first = i;
     while (i + 1 < layers.size() && layers[i + 1] == layers[i] + 1) ++i;
     if (!text.empty()) text += ',';
-    text += i == first ? fmt::format("{}", layers[i])
-                       : fmt::format("{}-{}", layers[first], layers[i]);
+    text +=
+        i == first ? fmt::format("{}", layers[i]) : fmt::format("{}-{}", layers[first], layers[i]);
   }
   return text;
 }

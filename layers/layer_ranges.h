@@ -8,8 +8,8 @@
 
 namespace quietformer {
 
-/// The selected layers below `layers`, ascending. InputError, beginning with `key`, for another form
-/// and for a range that ends before it begins.
+/// The selected layers below `layers`, ascending. InputError, beginning with `key`, for another
+/// form and for a range that ends before it begins.
 std::vector<std::int64_t> select_layers(std::string_view ranges, std::int64_t layers,
                                         std::string_view key);
 /// The highest number that `ranges` names; -1 for "*".

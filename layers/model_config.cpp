@@ -201,9 +201,10 @@ void check_thresholds(const AttentionConfig& attention) {
   const auto check = [&](const AttentionSettings& settings) {
     if (settings.score != "piecewise") return;
     if (threshold && *threshold != settings.threshold)
-      throw InputError(fmt::format("attention.overrides: found threshold {}, expected {} as other "
-                                   "piecewise layers have",
-                                   settings.threshold, *threshold));
+      throw InputError(
+          fmt::format("attention.overrides: found threshold {}, expected {} as other "
+                      "piecewise layers have",
+                      settings.threshold, *threshold));
     threshold = settings.threshold;
   };
   check(attention);

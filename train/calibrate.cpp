@@ -35,8 +35,8 @@ Calibration calibrate(const ModelSource& model, const TokenSource& text, const s
   ActivationStatistics statistics(analysis, config.model.heads);
   const Windows all(text, {0, text.size()}, context, rows, (windows + rows - 1) / rows);
   statistics.begin_step();
-  const Evaluation evaluation = evaluate(ctx, *loaded.model, all, feed, &statistics,
-                                         masking ? &*masking : nullptr);
+  const Evaluation evaluation =
+      evaluate(ctx, *loaded.model, all, feed, &statistics, masking ? &*masking : nullptr);
   statistics.end_step();
 
   Calibration result;

@@ -14,14 +14,14 @@ namespace quietformer {
 struct Calibration {
   double loss = 0;           // nats per predicted token
   std::int64_t targets = 0;  // tokens predicted
-  /// By layer: mean share of a row's attention that goes to the sink, n / (n + sum exp). NaN where a
-  /// normaliser has no such thing (sigmoid).
+  /// By layer: mean share of a row's attention that goes to the sink, n / (n + sum exp). NaN where
+  /// a normaliser has no such thing (sigmoid).
   std::vector<double> sink_mass;
 };
 
-/// Runs the model over `text`: at most `windows` windows of its context, spread evenly. An encoder's
-/// tokens are masked as in evaluation. InputError when the text is too short or has ids that the
-/// model does not know. `device` as in place_trained().
+/// Runs the model over `text`: at most `windows` windows of its context, spread evenly. An
+/// encoder's tokens are masked as in evaluation. InputError when the text is too short or has ids
+/// that the model does not know. `device` as in place_trained().
 Calibration calibrate(const ModelSource& model, const TokenSource& text,
                       const std::string& device = "cpu", std::int64_t windows = 64);
 

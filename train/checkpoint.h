@@ -40,7 +40,7 @@ struct Checkpoint {
   std::map<std::string, std::string> text;
   std::map<std::string, std::int64_t> integers;
   std::map<std::string, double> numbers;
-  std::vector<NamedTensor> tensors;  // the file keeps their order within each group
+  std::vector<NamedTensor> tensors;      // the file keeps their order within each group
   std::vector<DeferredTensor> deferred;  // after them
 };
 

@@ -62,7 +62,8 @@ std::optional<std::int64_t> in_vocab_txt(const std::string& text) {
 std::optional<std::int64_t> mask_token_of(const ModelSource& model) {
   std::optional<std::int64_t> id;
   if (const std::string* text = file_of(model, "tokenizer.json")) id = in_tokenizer_json(*text);
-  if (const std::string* text = file_of(model, "vocab.json"); text && !id) id = in_vocab_json(*text);
+  if (const std::string* text = file_of(model, "vocab.json"); text && !id)
+    id = in_vocab_json(*text);
   if (const std::string* text = file_of(model, "vocab.txt"); text && !id) id = in_vocab_txt(*text);
   return id;
 }
@@ -76,8 +77,7 @@ void write_native(const Context& ctx, const std::string& path, const ModelSource
   if (!model.trained_here) checkpoint.integers[std::string(kConverted)] = 1;
   for (auto& [name, text] : texts_of(model)) checkpoint.text[name] = std::move(text);
   for (const SourceParameter& parameter : model.parameters)
-    checkpoint.deferred.push_back({"parameters/" + parameter.name, parameter.dtype,
-                                   parameter.shape,
+    checkpoint.deferred.push_back({"parameters/" + parameter.name, parameter.dtype, parameter.shape,
                                    [&ctx, &parameter](void* out) { parameter.read(ctx, out); }});
   write_checkpoint(path, checkpoint);
 }

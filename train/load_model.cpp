@@ -21,8 +21,7 @@ LoadedModel load_model(const ModelSource& source, const std::string& device) {
       std::make_unique<ParameterList>(loaded.placement.dtype, loaded.placement.device);
   loaded.model = make_model(loaded.config.model, loaded.config.attention, *loaded.parameters);
   loaded.parameters->commit();
-  const auto missing =
-      fill_parameters(context_for(loaded.placement), source, *loaded.parameters);
+  const auto missing = fill_parameters(context_for(loaded.placement), source, *loaded.parameters);
   if (!missing.empty())
     throw InputError(fmt::format("{}: parameter {}: missing", loaded.path, missing[0]));
   loaded.model->set_schedule_step(loaded.step);

@@ -139,11 +139,10 @@ std::vector<std::string> fill_parameters(const Context& ctx, const ModelSource& 
       continue;
     }
     if (from == nullptr || !(from->shape == parameter.shape))
-      throw InputError(fmt::format("{}: parameter {}: {}, expected shape {}", source.path,
-                                   parameter.name,
-                                   from == nullptr ? std::string("missing")
-                                                   : "found shape " + to_string(from->shape),
-                                   to_string(parameter.shape)));
+      throw InputError(fmt::format(
+          "{}: parameter {}: {}, expected shape {}", source.path, parameter.name,
+          from == nullptr ? std::string("missing") : "found shape " + to_string(from->shape),
+          to_string(parameter.shape)));
     fill(host, source, *from, parameter.master);
   }
   parameters.update_values(ctx);

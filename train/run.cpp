@@ -155,10 +155,9 @@ void Run::start() {
   if (options_.init == nullptr) return;
   const std::vector<std::string> started = trainer_.start_from(*options_.init);
   carried_ = texts_of(*options_.init);
-  progress_.say(fmt::format("{}: starting from {}{}", config_.name, options_.init->path,
-                            started.empty()
-                                ? ""
-                                : fmt::format("; {} start as configured", fmt::join(started, ", "))));
+  progress_.say(fmt::format(
+      "{}: starting from {}{}", config_.name, options_.init->path,
+      started.empty() ? "" : fmt::format("; {} start as configured", fmt::join(started, ", "))));
 }
 
 void Run::report_start() const {

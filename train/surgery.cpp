@@ -27,9 +27,8 @@ ConfigValue tree_of(const std::vector<std::string>& changes) {
   for (const std::string& change : changes) {
     const std::size_t equals = change.find('=');
     if (equals == std::string::npos || change.find('.') < equals)
-      throw InputError(
-          fmt::format("--attention: found '{}', expected KEY=VALUE of the section attention",
-                      change));
+      throw InputError(fmt::format(
+          "--attention: found '{}', expected KEY=VALUE of the section attention", change));
     apply_override(tree, change, kWholeKeys);
   }
   const auto found = std::find_if(tree.fields.begin(), tree.fields.end(),
@@ -61,10 +60,9 @@ AttentionConfig section_of(const std::vector<AttentionSettings>& settings) {
     if (group == groups.end()) group = groups.insert(groups.end(), {settings[layer], {}});
     group->second.push_back(static_cast<std::int64_t>(layer));
   }
-  const auto base =
-      std::max_element(groups.begin(), groups.end(), [](const auto& a, const auto& b) {
-        return a.second.size() < b.second.size();
-      });
+  const auto base = std::max_element(
+      groups.begin(), groups.end(),
+      [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
   AttentionConfig attention;
   static_cast<AttentionSettings&>(attention) = base->first;
   for (auto group = groups.begin(); group != groups.end(); ++group) {

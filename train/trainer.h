@@ -82,8 +82,8 @@ class Trainer {
   /// naming file and tensor when something is missing or of another shape.
   void restore(const CheckpointReader& checkpoint);
 
-  /// Takes a model's parameters, at step 0. Returns those that it lacks and that start as configured
-  /// (fill_parameters()).
+  /// Takes a model's parameters, at step 0. Returns those that it lacks and that start as
+  /// configured (fill_parameters()).
   std::vector<std::string> start_from(const ModelSource& model);
 
   /// Parameters, gradients, optimizer and activations in MiB, one line.

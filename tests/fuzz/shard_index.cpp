@@ -10,7 +10,8 @@ Outcome fuzz_shard_index(std::string_view bytes) {
     const auto files = parse_shard_index(bytes, "model.safetensors.index.json");
     expect(!files.empty(), "an index without tensors is refused");
     for (const auto& [tensor, file] : files) {
-      expect(file.ends_with(".safetensors") && file.front() != '.', "a shard is a safetensors file");
+      expect(file.ends_with(".safetensors") && file.front() != '.',
+             "a shard is a safetensors file");
       expect(file.find('/') == std::string::npos && file.find('\0') == std::string::npos,
              "a shard lies in the index's directory");
     }

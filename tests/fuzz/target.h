@@ -47,10 +47,14 @@ Outcome fuzz_shard_index(std::string_view bytes);
 Outcome fuzz_tokens(std::string_view bytes);
 
 inline constexpr Target kTargets[] = {
-    {"checkpoint", fuzz_checkpoint, 128},   {"compressed", fuzz_compressed, 512},
-    {"config", fuzz_config, 512},           {"hf_config", fuzz_hf_config, 1024},
-    {"map_file", fuzz_map_file, 1024},      {"safetensors", fuzz_safetensors, 768},
-    {"sealed_file", fuzz_sealed_file, 1024}, {"shard_index", fuzz_shard_index, 512},
+    {"checkpoint", fuzz_checkpoint, 128},
+    {"compressed", fuzz_compressed, 512},
+    {"config", fuzz_config, 512},
+    {"hf_config", fuzz_hf_config, 1024},
+    {"map_file", fuzz_map_file, 1024},
+    {"safetensors", fuzz_safetensors, 768},
+    {"sealed_file", fuzz_sealed_file, 1024},
+    {"shard_index", fuzz_shard_index, 512},
     {"tokens", fuzz_tokens, 1536},
 };
 

@@ -20,8 +20,7 @@ OwnedTensor in_our_layout(const HfArchitecture& architecture, const ModelConfig&
     const OwnedTensor theirs = read(copy.theirs);
     EXPECT_TRUE(theirs.view().shape == copy.their_shape()) << copy.theirs;
     if (!ours.view()) ours = OwnedTensor(theirs.view().dtype, shape);
-    copy_to_ours({}, copy, theirs.view().data, ours.view().data,
-                 int(size_of(theirs.view().dtype)));
+    copy_to_ours({}, copy, theirs.view().data, ours.view().data, int(size_of(theirs.view().dtype)));
   }
   return ours;
 }

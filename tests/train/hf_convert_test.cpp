@@ -114,8 +114,8 @@ TEST(TensorMap, PacksEveryOrderOfQueriesKeysAndValues) {
           }
         const OwnedTensor back(DType::f32, copies[0].their_shape());
         copy_to_theirs({}, copies[0], ours.view().data, back.view().data, 4);
-        EXPECT_EQ(std::memcmp(back.view().data, theirs.view().data, std::size_t(rows * columns * 4)),
-                  0);
+        EXPECT_EQ(
+            std::memcmp(back.view().data, theirs.view().data, std::size_t(rows * columns * 4)), 0);
       }
 }
 
@@ -138,7 +138,9 @@ TEST(TensorMap, PiecesAndParts) {
   EXPECT_EQ(up[0].their_row, 6);
   EXPECT_TRUE(up[0].their_shape() == (Shape{12, 5}));
   EXPECT_TRUE(plan_parameter(map, "head.weight", {4, 4}, model).empty());
-  expect_contains(error_of([&] { plan_parameter(map, "odd", {5, 2}, model); }),
+  expect_contains(error_of([&] {
+                    plan_parameter(map, "odd", {5, 2}, model);
+                  }),
                   "odd: 5 rows are not divisible among 2 tensors");
 }
 
@@ -173,10 +175,9 @@ TEST(Convert, ShardsHoldTheSameAndEndWhereAsked) {
   }
   EXPECT_TRUE(tensors_in(scratch / "shards") == tensors_in(fixture("bert-tiny")));
   EXPECT_EQ(scratch.count(), 1u);  // no temporaries
-  expect_contains(error_of([&] {
-                    write_hf_directory({}, scratch / "shards", model, architecture_of(model));
-                  }),
-                  "shards: exists, expected a new or empty directory");
+  expect_contains(
+      error_of([&] { write_hf_directory({}, scratch / "shards", model, architecture_of(model)); }),
+      "shards: exists, expected a new or empty directory");
 }
 
 class Shards : public testing::Test {
@@ -247,9 +248,9 @@ TEST_F(Shards, HoldWhatTheIndexSays) {
   EXPECT_EQ(refusal(R"({"weight_map": {"a": "one.safetensors", "a": "one.safetensors"}})"),
             index() + ": tensor a: given twice");
   expect_contains(refusal_of_file("none.safetensors"), "none.safetensors: cannot open: ");
-  EXPECT_EQ(refusal_of_file("one.safetensors"),
-            folder() + "/one.safetensors: tensor b: missing, expected because " + index() +
-                " says so");
+  EXPECT_EQ(
+      refusal_of_file("one.safetensors"),
+      folder() + "/one.safetensors: tensor b: missing, expected because " + index() + " says so");
   EXPECT_EQ(refusal_of_file("both.safetensors"),
             folder() + "/both.safetensors: tensor a: not in " + index());
 }

@@ -156,8 +156,10 @@ TEST(HfConfig, RefusesWhatItCannotRepresent) {
     config[key] = value;
     return message(config.dump());
   };
-  EXPECT_EQ(changed("model_type", "bart"), path + ": model_type: \"bart\", expected one of bert, gpt2, llama, roberta");
-  EXPECT_EQ(changed("model_type", nullptr), path + ": model_type: null, expected one of bert, gpt2, llama, roberta");
+  EXPECT_EQ(changed("model_type", "bart"),
+            path + ": model_type: \"bart\", expected one of bert, gpt2, llama, roberta");
+  EXPECT_EQ(changed("model_type", nullptr),
+            path + ": model_type: null, expected one of bert, gpt2, llama, roberta");
   EXPECT_EQ(changed("activation_function", "relu"),
             path + ": activation_function: \"relu\", expected gelu_new, gelu_pytorch_tanh or gelu");
   EXPECT_EQ(changed("scale_attn_by_inverse_layer_idx", true),
@@ -264,10 +266,11 @@ TEST(HfLoad, MissingAndMisshapenTensorsAreErrors) {
   Weights weights;
   weights.remove("transformer.h.1.mlp.c_fc.weight");
   write_small(folder, weights);
-  EXPECT_EQ(error_of([&] { Loaded loaded(folder); }),
-            path +
-                ": tensor transformer.h.1.mlp.c_fc.weight: missing, expected for blocks.1.mlp.up.weight "
-                "(16, 4)");
+  EXPECT_EQ(
+      error_of([&] { Loaded loaded(folder); }),
+      path +
+          ": tensor transformer.h.1.mlp.c_fc.weight: missing, expected for blocks.1.mlp.up.weight "
+          "(16, 4)");
   // Not transposed: a checkpoint of linear layers instead of Conv1D.
   const OwnedTensor turned(DType::f32, {16, 4});
   weights.add("transformer.h.1.mlp.c_fc.weight", turned);
@@ -280,7 +283,8 @@ TEST(HfLoad, MissingAndMisshapenTensorsAreErrors) {
   const OwnedTensor wrong(DType::i32, {4});
   integers.add("transformer.ln_f.bias", wrong);
   write_small(folder, integers);
-  expect_contains(error_of([&] { Loaded loaded(folder); }), "found dtype I32, expected F64, F32, F16 or BF16");
+  expect_contains(error_of([&] { Loaded loaded(folder); }),
+                  "found dtype I32, expected F64, F32, F16 or BF16");
   Weights doubled;
   doubled.add("wte.weight", doubled.get("transformer.wte.weight"));
   write_small(folder, doubled);

@@ -83,8 +83,7 @@ void complete(ModelSource& model, const Arguments& args) {
 
 std::unique_ptr<TokenSource> open_text(const Arguments& args, const ModelSource& model) {
   SourceRequest request;
-  request.kind =
-      model.trained_here ? source_kind(model.config.data.source) : SourceKind::tokens;
+  request.kind = model.trained_here ? source_kind(model.config.data.source) : SourceKind::tokens;
   request.path = args.calibrate;
   request.what = "--calibrate";
   request.vocab = model.config.model.vocab;
@@ -99,9 +98,8 @@ Json calibration_json(const std::string& text, const Calibration& before,
                       const Calibration& after) {
   Json layers = Json::array();
   for (std::size_t layer = 0; layer < before.sink_mass.size(); ++layer)
-    layers.push_back({{"layer", layer},
-                      {"before", before.sink_mass[layer]},
-                      {"after", after.sink_mass[layer]}});
+    layers.push_back(
+        {{"layer", layer}, {"before", before.sink_mass[layer]}, {"after", after.sink_mass[layer]}});
   return {{"text", text},
           {"tokens", before.targets},
           {"loss", {{"before", before.loss}, {"after", after.loss}}},
@@ -109,12 +107,14 @@ Json calibration_json(const std::string& text, const Calibration& before,
 }
 
 std::string word(const Json& mass) {
-  return mass.is_number() && std::isfinite(mass.get<double>()) ? fmt::format("{:.6f}", mass.get<double>())
-                                                               : "-";
+  return mass.is_number() && std::isfinite(mass.get<double>())
+             ? fmt::format("{:.6f}", mass.get<double>())
+             : "-";
 }
 
 std::string list(const Json& items) {
-  return items.empty() ? "none" : fmt::format("{}", fmt::join(items.get<std::vector<std::string>>(), ", "));
+  return items.empty() ? "none"
+                       : fmt::format("{}", fmt::join(items.get<std::vector<std::string>>(), ", "));
 }
 
 void print(const Json& report) {
@@ -148,9 +148,9 @@ void print(const Json& report) {
 void warn_of_no_match(const Arguments& args, const ModelSource& model,
                       const SurgeryReport& surgery) {
   if (surgery.matched()) return;
-  const std::string what = fmt::format("--layers {}: no layer matches, {} has layers 0-{}",
-                                       args.surgery.layers, args.source,
-                                       model.config.model.layers - 1);
+  const std::string what =
+      fmt::format("--layers {}: no layer matches, {} has layers 0-{}", args.surgery.layers,
+                  args.source, model.config.model.layers - 1);
   if (args.strict) throw InputError(what);
   log_warning(what);
 }
@@ -163,15 +163,15 @@ int convert(const Arguments& args) {
     throw InputError(fmt::format("{}: exists, expected a new name", args.target));
   Context ctx;
   ctx.threads = thread_count(0);
-  ModelSource model = args.map.empty() ? open_model(args.source)
-                                       : open_mapped_model(args.source, args.map);
+  ModelSource model =
+      args.map.empty() ? open_model(args.source) : open_mapped_model(args.source, args.map);
   complete(model, args);
 
-  Json report{{"source", args.source},
-              {"target", args.target},
-              {"format", to_native(args) ? "native" : "hf"},
-              {"architecture", model.architecture.empty() ? model.config.model.type
-                                                          : model.architecture}};
+  Json report{
+      {"source", args.source},
+      {"target", args.target},
+      {"format", to_native(args) ? "native" : "hf"},
+      {"architecture", model.architecture.empty() ? model.config.model.type : model.architecture}};
   const auto text = args.calibrate.empty() ? nullptr : open_text(args, model);
   std::optional<Calibration> before;
   if (text) before = calibrate(model, *text, args.device);
@@ -211,16 +211,12 @@ int convert(const Arguments& args) {
 
 void add_convert(CLI::App& app, CommandBody& body) {
   auto args = std::make_shared<Arguments>();
-  CLI::App* command =
-      app.add_subcommand("convert", "Import, change and export pretrained models");
-  command
-      ->add_option("SOURCE", args->source,
-                   "Hugging Face directory, checkpoint or run directory")
+  CLI::App* command = app.add_subcommand("convert", "Import, change and export pretrained models");
+  command->add_option("SOURCE", args->source, "Hugging Face directory, checkpoint or run directory")
       ->required();
   command->add_option("DEST", args->target, "A checkpoint (.h5) or directory to write")->required();
   command
-      ->add_option("--to", args->to,
-                   "native or hf (default: native if DEST ends in .h5, else hf)")
+      ->add_option("--to", args->to, "native or hf (default: native if DEST ends in .h5, else hf)")
       ->check(CLI::IsMember({"native", "hf"}));
   command
       ->add_option("--attention", args->surgery.changes,

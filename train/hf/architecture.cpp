@@ -13,7 +13,7 @@ namespace quietformer {
 namespace {
 
 constexpr std::array<const HfArchitecture*, 4> kArchitectures{&kHfBert, &kHfGpt2, &kHfLlama,
-                                                               &kHfRoberta};
+                                                              &kHfRoberta};
 
 std::string known_names() {
   std::vector<std::string_view> names;

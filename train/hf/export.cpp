@@ -49,8 +49,7 @@ struct Assembly {
   bool is_whole_parameter() const {
     const auto& [copy, parameter] = pieces[0];
     return pieces.size() == 1 && copy.order.empty() && copy.rows == copy.their_rows &&
-           copy.rows == parameter->shape[0] &&
-           (copy.rank == 1 || copy.matrix == Matrix::out_in);
+           copy.rows == parameter->shape[0] && (copy.rank == 1 || copy.matrix == Matrix::out_in);
   }
 
   void write(const Context& ctx, ParameterCache& cache, void* out) const {
@@ -138,8 +137,7 @@ void write_weights(const std::string& directory, const std::vector<DeferredTenso
   for (const DeferredTensor& tensor : tensors) total += bytes_of(tensor);
   index["metadata"]["total_size"] = total;
   for (std::size_t i = 0; i < shards.size(); ++i) {
-    const std::string name =
-        fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+    const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
     write_safetensors(directory + "/" + name, shards[i], kMetadata);
     for (const DeferredTensor& tensor : shards[i]) index["weight_map"][tensor.name] = name;
   }
@@ -196,7 +194,8 @@ class NewDirectory {
       throw InputError(fmt::format("{}: exists, expected a new or empty directory", path_));
     const fs::path target(path_);
     const fs::path parent = target.has_parent_path() ? target.parent_path() : ".";
-    temporary_ = (parent / fmt::format(".{}.tmp-{}", target.filename().string(), ::getpid())).string();
+    temporary_ =
+        (parent / fmt::format(".{}.tmp-{}", target.filename().string(), ::getpid())).string();
     std::error_code error;
     fs::remove_all(temporary_, error);
     if (!fs::create_directories(temporary_, error) || error) fail(error);
@@ -230,8 +229,8 @@ void write_hf_directory(const Context& ctx, const std::string& directory, const 
   const Tensors tensors = tensors_of(ctx, model, architecture.tensors);
   for (const DeferredTensor& own : tensors.ours)
     if (!is_head_parameter(own.name))
-      throw InputError(fmt::format("{}: parameter {}: {} has no tensor for it", model.path, own.name,
-                                   architecture.name));
+      throw InputError(fmt::format("{}: parameter {}: {} has no tensor for it", model.path,
+                                   own.name, architecture.name));
   NewDirectory made(directory);
   write_weights(made.temporary(), tensors.theirs, options.shard_bytes);
   if (!tensors.ours.empty())

@@ -20,8 +20,8 @@ struct HfExportOptions {
 /// for goes under config.json's key `quietformer`, parameters that it has no tensor for into
 /// quietformer.safetensors. The directory appears whole or not at all.
 ///
-/// InputError when it exists and is not empty, and for a model that the architecture cannot express;
-/// RunError when it cannot be written.
+/// InputError when it exists and is not empty, and for a model that the architecture cannot
+/// express; RunError when it cannot be written.
 void write_hf_directory(const Context& ctx, const std::string& directory, const ModelSource& model,
                         const HfArchitecture& architecture, const HfExportOptions& options = {});
 

@@ -108,7 +108,7 @@ TensorMap tensors() {
 
 }  // namespace
 
-const HfArchitecture kHfGpt2{"gpt2", "GPT2LMHeadModel", tensors(), read_config, write_config,
-                             resembles};
+const HfArchitecture kHfGpt2{"gpt2",      "GPT2LMHeadModel", tensors(),
+                             read_config, write_config,      resembles};
 
 }  // namespace quietformer

@@ -107,9 +107,9 @@ bool HfConfig::is_empty() const {
 
 void HfConfig::refuse(std::string_view key, std::string_view expected) const {
   const Json* value = state_->find(key);
-  throw InputError(
-      fmt::format("{}: {}: {}, expected {}", path_, key,
-                  one_line(value == nullptr ? "null" : value->dump(-1, ' ', true), 60), expected));
+  throw InputError(fmt::format("{}: {}: {}, expected {}", path_, key,
+                               one_line(value == nullptr ? "null" : value->dump(-1, ' ', true), 60),
+                               expected));
 }
 
 std::int64_t HfConfig::integer(std::string_view key) const {
@@ -121,14 +121,6 @@ std::int64_t HfConfig::integer(std::string_view key) const {
 
 std::int64_t HfConfig::integer(std::string_view key, std::int64_t otherwise) const {
   return is_null(key) ? otherwise : integer(key);
-}
-
-std::int64_t HfConfig::index(std::string_view key, std::int64_t otherwise) const {
-  if (is_null(key)) return otherwise;
-  const Json& value = *state_->find(key);
-  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > kMaxInteger)
-    refuse(key, "an integer, 0 or more");
-  return value.get<std::int64_t>();
 }
 
 double HfConfig::number(std::string_view key, double otherwise) const {
@@ -203,8 +195,8 @@ ConfigValue HfConfig::scalar(std::string_view dotted_key) const {
   const Json* value = &state_->json;
   for (std::string_view rest = dotted_key; value != nullptr;) {
     const std::size_t dot = rest.find('.');
-    const auto found = value->is_object() ? value->find(std::string(rest.substr(0, dot)))
-                                          : value->end();
+    const auto found =
+        value->is_object() ? value->find(std::string(rest.substr(0, dot))) : value->end();
     value = found == value->end() ? nullptr : &*found;
     if (dot == std::string_view::npos) break;
     rest.remove_prefix(dot + 1);

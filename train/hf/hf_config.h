@@ -22,11 +22,10 @@ class HfConfig {
   /// Absent keys and null are the same.
   bool is_null(std::string_view key) const;
 
-  // InputError when the value is of another kind, and without `otherwise` when there is none. Sizes
-  // are positive.
+  // InputError when the value is of another kind, and without `otherwise` when there is none. All
+  // integers of a config are sizes: positive.
   std::int64_t integer(std::string_view key) const;
   std::int64_t integer(std::string_view key, std::int64_t otherwise) const;
-  std::int64_t index(std::string_view key, std::int64_t otherwise) const;  // 0 or more
   double number(std::string_view key, double otherwise) const;
   bool flag(std::string_view key, bool otherwise) const;
   std::string text(std::string_view key, const std::string& otherwise) const;

@@ -26,10 +26,10 @@ class NamedTensors {
   NamedTensors(const TensorFiles& files, const TensorMap& map) : files_(files), map_(map) {
     for (const FileTensor& tensor : files.tensors())
       if (!index_.emplace(map.plain(tensor.entry->name), &tensor).second)
-        throw InputError(fmt::format("{}: tensor {}: given twice, with a prefix ({}) or an old "
-                                     "ending and without",
-                                     tensor.file->path(), one_line(tensor.entry->name, 100),
-                                     fmt::join(map.prefixes, ", ")));
+        throw InputError(fmt::format(
+            "{}: tensor {}: given twice, with a prefix ({}) or an old "
+            "ending and without",
+            tensor.file->path(), one_line(tensor.entry->name, 100), fmt::join(map.prefixes, ", ")));
   }
 
   const FileTensor* find(std::string_view theirs) const {

@@ -13,9 +13,15 @@ namespace quietformer {
 /// logit or sigmoid bias), under our names.
 inline constexpr const char* kOurTensors = "quietformer.safetensors";
 /// Files that go with a model besides its weights, as far as a directory has them.
-inline constexpr const char* kCompanions[] = {
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"};
+inline constexpr const char* kCompanions[] = {"config.json",
+                                              "generation_config.json",
+                                              "tokenizer.json",
+                                              "tokenizer_config.json",
+                                              "special_tokens_map.json",
+                                              "vocab.json",
+                                              "merges.txt",
+                                              "vocab.txt",
+                                              "added_tokens.json"};
 
 bool is_companion(std::string_view name);
 /// Their contents by name.

@@ -25,8 +25,8 @@ void read_config(const HfConfig& config, ModelConfig& model, AttentionConfig& at
   model.kv_heads = config.integer("num_key_value_heads", model.heads);
   model.dim = config.integer("hidden_size");
   if (config.integer("head_dim", model.head_dim()) != model.head_dim())
-    config.refuse("head_dim", fmt::format("hidden_size / num_attention_heads, which is {}",
-                                          model.head_dim()));
+    config.refuse("head_dim",
+                  fmt::format("hidden_size / num_attention_heads, which is {}", model.head_dim()));
   model.context = config.integer("max_position_embeddings", 2048);
   model.vocab = config.integer("vocab_size");
   if (config.text("hidden_act", "silu") != "silu") config.refuse("hidden_act", "silu");
@@ -98,9 +98,9 @@ TensorMap tensors() {
                {"head.weight", {"lm_head.weight"}}};
   for (const std::string kind : {".weight", ".bias"}) {
     const std::string attention = "model.layers.*.self_attn.", mlp = "model.layers.*.mlp.";
-    map.rules.push_back({"blocks.*.attention.qkv" + kind,
-                         {attention + "q_proj" + kind, attention + "k_proj" + kind,
-                          attention + "v_proj" + kind}});
+    map.rules.push_back(
+        {"blocks.*.attention.qkv" + kind,
+         {attention + "q_proj" + kind, attention + "k_proj" + kind, attention + "v_proj" + kind}});
     map.rules.push_back({"blocks.*.attention.out" + kind, {attention + "o_proj" + kind}});
     map.rules.push_back({"blocks.*.mlp.gate" + kind, {mlp + "gate_proj" + kind}});
     map.rules.push_back({"blocks.*.mlp.up" + kind, {mlp + "up_proj" + kind}});
@@ -114,7 +114,7 @@ TensorMap tensors() {
 
 }  // namespace
 
-const HfArchitecture kHfLlama{"llama", "LlamaForCausalLM", tensors(), read_config, write_config,
-                              resembles};
+const HfArchitecture kHfLlama{"llama",     "LlamaForCausalLM", tensors(),
+                              read_config, write_config,       resembles};
 
 }  // namespace quietformer

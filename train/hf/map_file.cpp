@@ -78,12 +78,13 @@ TensorRule read_rule(const std::string& ours, const ConfigValue& value) {
   }
   const auto [index, count] = form.part;
   if (form.from.empty())
-    throw InputError(fmt::format("{}: {}.from: missing, expected a tensor's name", value.where, path));
-  if (count < 1 || count > 64 || index < 0 || index >= count ||
-      (count > 1 && form.from.size() > 1))
-    throw InputError(fmt::format("{}: {}.part: found [{}, {}] of {} tensors, expected [index, "
-                                 "count] of one",
-                                 value.where, path, index, count, form.from.size()));
+    throw InputError(
+        fmt::format("{}: {}.from: missing, expected a tensor's name", value.where, path));
+  if (count < 1 || count > 64 || index < 0 || index >= count || (count > 1 && form.from.size() > 1))
+    throw InputError(
+        fmt::format("{}: {}.part: found [{}, {}] of {} tensors, expected [index, "
+                    "count] of one",
+                    value.where, path, index, count, form.from.size()));
   check_pattern(value, path, ours);
   TensorRule rule;
   rule.ours = ours;
@@ -98,9 +99,9 @@ TensorRule read_rule(const std::string& ours, const ConfigValue& value) {
   rule.part = {static_cast<int>(index), static_cast<int>(count)};
   rule.order = choose<QkvOrder>(value, path + ".order", form.order, {"q_k_v", QkvOrder::q_k_v},
                                 {"by_kv_head", QkvOrder::by_kv_head});
-  rule.pairs = choose<RotaryPairs>(value, path + ".pairs", form.pairs,
-                                   {"halves", RotaryPairs::halves},
-                                   {"adjacent", RotaryPairs::adjacent});
+  rule.pairs =
+      choose<RotaryPairs>(value, path + ".pairs", form.pairs, {"halves", RotaryPairs::halves},
+                          {"adjacent", RotaryPairs::adjacent});
   return rule;
 }
 

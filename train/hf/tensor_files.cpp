@@ -86,7 +86,8 @@ class IndexSax : public nlohmann::json_sax<Json> {
     return true;
   }
   bool start_array(std::size_t) override {
-    if (level_ == 1 && key_ == "weight_map") refuse(path_, "weight_map: found a list, expected an object");
+    if (level_ == 1 && key_ == "weight_map")
+      refuse(path_, "weight_map: found a list, expected an object");
     return scalar("a list");
   }
   bool end_array() override { return true; }
@@ -188,14 +189,12 @@ void TensorFiles::open_shards(const std::string& directory) {
     }
   for (const auto& [tensor, name] : files)
     if (open.at(name)->find(tensor) == nullptr)
-      refuse(open.at(name)->path(),
-             fmt::format("tensor {}: missing, expected because {} says so", one_line(tensor, 100),
-                         path_));
+      refuse(open.at(name)->path(), fmt::format("tensor {}: missing, expected because {} says so",
+                                                one_line(tensor, 100), path_));
   for (const auto& file : files_)
     for (const SafetensorsEntry& entry : file->entries())
       if (!files.contains(entry.name))
-        refuse(file->path(),
-               fmt::format("tensor {}: not in {}", one_line(entry.name, 100), path_));
+        refuse(file->path(), fmt::format("tensor {}: not in {}", one_line(entry.name, 100), path_));
 }
 
 const FileTensor* TensorFiles::find(std::string_view name) const {

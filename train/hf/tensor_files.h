@@ -26,8 +26,8 @@ struct FileTensor {
 std::map<std::string, std::string> parse_shard_index(std::string_view json,
                                                      const std::string& path);
 
-/// InputError, saying how to convert it, when a file is a PyTorch pickle by its name or first bytes,
-/// or a directory holds one.
+/// InputError, saying how to convert it, when a file is a PyTorch pickle by its name or first
+/// bytes, or a directory holds one.
 void refuse_pickles(const std::string& path);
 
 class TensorFiles {

@@ -30,8 +30,8 @@ std::vector<std::int64_t> rows_of_pieces(std::string_view parameter, const Shape
   if (is_packed_qkv(parameter) && count == 2) return {rows - 2 * kv_rows, 2 * kv_rows};
   const auto pieces = static_cast<std::int64_t>(count);
   if (rows % pieces != 0)
-    throw InputError(fmt::format("{}: {} rows are not divisible among {} tensors", parameter, rows,
-                                 pieces));
+    throw InputError(
+        fmt::format("{}: {} rows are not divisible among {} tensors", parameter, rows, pieces));
   return std::vector<std::int64_t>(count, rows / pieces);
 }
 
@@ -175,9 +175,8 @@ std::vector<TensorCopy> plan_parameter(const TensorMap& map, std::string_view pa
     if (shape.rank != 1 && shape.rank != 2)
       throw InputError(fmt::format("{}: found shape {}, expected one or two dimensions", parameter,
                                    to_string(shape)));
-    const bool ordered =
-        is_packed_qkv(parameter) &&
-        (rule.order != QkvOrder::q_k_v || rule.pairs != RotaryPairs::halves);
+    const bool ordered = is_packed_qkv(parameter) &&
+                         (rule.order != QkvOrder::q_k_v || rule.pairs != RotaryPairs::halves);
     const auto order = ordered ? order_of_qkv(rule, model) : std::vector<std::int64_t>();
     const auto pieces = rows_of_pieces(parameter, shape, model, rule.theirs.size());
     std::vector<TensorCopy> copies;
