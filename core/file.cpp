@@ -119,13 +119,26 @@ int sync_directory(const std::string& directory) {
   return ::fsync(fd.get()) == 0 || errno == EINVAL ? 0 : errno;
 }
 
+using NextPiece = std::function<bool(std::string_view& piece)>;
+
+int write_pieces(int fd, const NextPiece& next) {
+  std::string_view piece;
+  int error = 0;
+  while (error == 0 && next(piece)) error = write_all(fd, piece);
+  return error;
+}
+
 int write_and_rename(const std::string& temporary, const std::string& target,
-                     std::span<const std::string_view> pieces) {
+                     const NextPiece& next) {
   Descriptor fd(create_temporary(temporary));
   if (fd.get() < 0) return errno;
   int error = 0;
-  for (const std::string_view piece : pieces)
-    if (error == 0) error = write_all(fd.get(), piece);
+  try {
+    error = write_pieces(fd.get(), next);
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
   if (error == 0 && ::fsync(fd.get()) != 0) error = errno;
   // Renamed while still open: closing gives up the lock.
   if (error == 0 && ::rename(temporary.c_str(), target.c_str()) != 0) error = errno;
@@ -204,14 +217,36 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<char*>(data_), size_);
 }
 
-void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces) {
+void MappedFile::forget(std::string_view part) const {
+  if (part.empty()) return;
+  QF_EXPECTS(part.data() >= data_ && part.data() + part.size() <= data_ + size_);
+  // The mapping begins at a page, so pages can be counted from there.
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t begin = static_cast<std::size_t>(part.data() - data_);
+  const std::size_t first = (begin + page - 1) / page * page;
+  const std::size_t last = (begin + part.size()) / page * page;
+  // Advice: where it is not taken, pages stay until the mapping goes.
+  if (first < last)
+    ::madvise(const_cast<char*>(data_) + first, last - first, MADV_DONTNEED);
+}
+
+void write_file_atomically(const std::string& path, const NextPiece& next) {
   const fs::path target = resolve_target(path);
   const std::string directory = target.has_parent_path() ? target.parent_path().string() : ".";
   const std::string temporary =
       fmt::format("{}/.{}{}{}", directory, target.filename().string(), kTemporaryMark, ::getpid());
-  int error = write_and_rename(temporary, target.string(), pieces);
+  int error = write_and_rename(temporary, target.string(), next);
   if (error == 0) error = sync_directory(directory);
   if (error != 0) throw RunError(fmt::format("{}: cannot write: {}", path, reason(error)));
+}
+
+void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces) {
+  std::size_t index = 0;
+  write_file_atomically(path, [&](std::string_view& piece) {
+    if (index == pieces.size()) return false;
+    piece = pieces[index++];
+    return true;
+  });
 }
 
 void write_file_atomically(const std::string& path, std::string_view contents) {

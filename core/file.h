@@ -1,6 +1,7 @@
 // Reading files, mapping them, and replacing them so that nothing half-written is ever seen.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,6 +24,9 @@ class MappedFile {
   ~MappedFile();
 
   std::string_view bytes() const { return {data_, size_}; }
+  /// Pages that lie wholly in `part` of bytes() no longer count as this process's memory; whoever
+  /// reads them again has them read from the file again.
+  void forget(std::string_view part) const;
   const std::string& path() const { return path_; }
 
  private:
@@ -40,6 +44,11 @@ class MappedFile {
 /// For a file size limit (RLIMIT_FSIZE) to fail that way the process must ignore SIGXFSZ.
 void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces);
 void write_file_atomically(const std::string& path, std::string_view contents);
+/// Pieces that are made while the file is written: next(piece) sets the next one, which stays valid
+/// until the next call, or returns false at the end. What it throws ends the writing like any
+/// failure.
+void write_file_atomically(const std::string& path,
+                           const std::function<bool(std::string_view& piece)>& next);
 
 /// Removes temporaries of write_file_atomically that no living process is writing (a writer holds a
 /// lock on its temporary); returns how many. An absent directory has none. Temporaries that cannot

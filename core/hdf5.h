@@ -55,6 +55,10 @@ class Hdf5Writer {
 
   void group(const std::string& path);                        // with its parents; may exist
   void tensor(const std::string& path, const Tensor& value);  // contiguous, on the host
+  /// A tensor whose values the caller writes into the finished image, so that they need no memory
+  /// besides it. Returns where: bytes from the image's beginning, a multiple of nothing in
+  /// particular. Until then they are zeros.
+  std::size_t reserve(const std::string& path, DType dtype, const Shape& shape);
   void text(const std::string& path, std::string_view value);
   /// Of an existing group ("/" is the root) or dataset.
   void attribute(const std::string& path, const std::string& name, const Hdf5Attribute& value);

@@ -79,13 +79,14 @@ struct Hdf5Writer::State {
   std::string name;
   std::size_t user_block = 0;
   ImageMemory memory;  // outlives the file
-  Handle group_creation, link_creation, tensor_creation, text_creation;
+  Handle group_creation, link_creation, tensor_creation, reserved_creation, text_creation;
   Handle file;
 
   ~State() {
     const std::lock_guard lock(hdf5::library_mutex());
     for (Handle* handle :
-         {&file, &group_creation, &link_creation, &tensor_creation, &text_creation})
+         {&file, &group_creation, &link_creation, &tensor_creation, &reserved_creation,
+          &text_creation})
       *handle = Handle();
   }
   [[noreturn]] void fail(const std::string& path) const {
@@ -178,6 +179,7 @@ Hdf5Writer::Hdf5Writer(std::string name, std::size_t user_block)
   s.link_creation = Handle(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
   s.tensor_creation = Handle(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   s.text_creation = Handle(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  s.reserved_creation = Handle(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   const bool ready = access.valid() && H5Pset_userblock(creation.get(), user_block) >= 0 &&
                      H5Pset_link_creation_order(creation.get(), kOrder) >= 0 &&
                      H5Pset_link_creation_order(s.group_creation.get(), kOrder) >= 0 &&
@@ -186,7 +188,10 @@ Hdf5Writer::Hdf5Writer(std::string name, std::size_t user_block)
                      H5Pset_obj_track_times(s.group_creation.get(), false) >= 0 &&
                      H5Pset_obj_track_times(s.tensor_creation.get(), false) >= 0 &&
                      H5Pset_obj_track_times(s.text_creation.get(), false) >= 0 &&
-                     H5Pset_fill_time(s.tensor_creation.get(), H5D_FILL_TIME_NEVER) >= 0;
+                     H5Pset_fill_time(s.tensor_creation.get(), H5D_FILL_TIME_NEVER) >= 0 &&
+                     H5Pset_obj_track_times(s.reserved_creation.get(), false) >= 0 &&
+                     H5Pset_fill_time(s.reserved_creation.get(), H5D_FILL_TIME_NEVER) >= 0 &&
+                     H5Pset_alloc_time(s.reserved_creation.get(), H5D_ALLOC_TIME_EARLY) >= 0;
   s.expect(ready, "/");
   s.file = Handle(
       H5Fcreate(hdf5::image_name().c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
@@ -212,6 +217,18 @@ void Hdf5Writer::tensor(const std::string& path, const Tensor& value) {
                    path);
   if (value.dtype == DType::bf16 || value.dtype == DType::f16)
     state_->write_attribute(set, path, hdf5::kDTypeAttribute, std::string(name_of(value.dtype)));
+}
+
+std::size_t Hdf5Writer::reserve(const std::string& path, DType dtype, const Shape& shape) {
+  const std::lock_guard lock(hdf5::library_mutex());
+  const Handle set = state_->create_dataset(path, hdf5::file_type(dtype), make_space(shape),
+                                            state_->reserved_creation);
+  if (dtype == DType::bf16 || dtype == DType::f16)
+    state_->write_attribute(set, path, hdf5::kDTypeAttribute, std::string(name_of(dtype)));
+  if (shape.count() == 0) return 0;
+  const haddr_t offset = H5Dget_offset(set.get());  // counts the user block
+  state_->expect(offset != HADDR_UNDEF, path);
+  return static_cast<std::size_t>(offset);
 }
 
 void Hdf5Writer::text(const std::string& path, std::string_view value) {

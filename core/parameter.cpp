@@ -65,6 +65,7 @@ ParameterList::ParameterList(DType dtype, Device device) : dtype_(dtype), device
 Parameter ParameterList::add(std::string name, const Shape& shape, Init init, RowPadding rows) {
   const std::int64_t padding = padding_of(shape, rows, device_);
   Parameter p;
+  p.shape = shape;
   p.padding = padding;
   p.value = values_.declare(name, dtype_, shape, padding);
   p.master =

@@ -95,16 +95,23 @@ void write_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
   for (const auto& [name, value] : checkpoint.integers) file.attribute(kIntegers, name, value);
   for (const auto& [name, value] : checkpoint.numbers) file.attribute(kNumbers, name, value);
   std::set<std::string, std::less<>> groups{kText, kIntegers, kNumbers};
-  for (const NamedTensor& named : checkpoint.tensors) {
-    QF_EXPECTS(valid_name(named.name));
-    const HostView value(named.tensor);
-    file.tensor(fmt::format("/{}", named.name), value.view());
-    groups.insert(fmt::format("/{}", named.name.substr(0, named.name.find('/'))));
-  }
+  const auto add = [&](const std::string& name) {
+    QF_EXPECTS(valid_name(name));
+    groups.insert(fmt::format("/{}", name.substr(0, name.find('/'))));
+    return fmt::format("/{}", name);
+  };
+  for (const NamedTensor& named : checkpoint.tensors)
+    file.tensor(add(named.name), HostView(named.tensor).view());
+  std::vector<std::size_t> places;
+  for (const DeferredTensor& tensor : checkpoint.deferred)
+    places.push_back(file.reserve(add(tensor.name), tensor.dtype, tensor.shape));
   for (const auto& [group, description] : kDescriptions)
     if (groups.contains(group))
       file.attribute(std::string(group), "description", std::string(description));
   Hdf5Image image = file.finish();
+  for (std::size_t i = 0; i < places.size(); ++i)
+    if (const DeferredTensor& tensor = checkpoint.deferred[i]; tensor.shape.count() > 0)
+      tensor.write(image.bytes().data() + places[i]);
   seal(image.bytes(), kKind);
   write_file_atomically(path, image.view());
 }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -26,11 +27,21 @@ struct NamedTensor {
   Tensor tensor;
 };
 
+/// A tensor that is made where the file is made up, in host memory of any alignment: nobody holds a
+/// copy of it.
+struct DeferredTensor {
+  std::string name;
+  DType dtype = DType::f32;
+  Shape shape;
+  std::function<void(void* out)> write;
+};
+
 struct Checkpoint {
   std::map<std::string, std::string> text;
   std::map<std::string, std::int64_t> integers;
   std::map<std::string, double> numbers;
-  std::vector<NamedTensor> tensors;  // the file keeps their order within each group
+  std::vector<NamedTensor> tensors;      // the file keeps their order within each group
+  std::vector<DeferredTensor> deferred;  // after them
 };
 
 /// Writes atomically (core/file.h): afterwards `path` holds this checkpoint, or on failure
