@@ -103,7 +103,7 @@ ModelSource open_model(const std::string& path) {
 
 std::vector<Parameter> parameters_of(const ModelConfig& model, const AttentionConfig& attention) {
   ParameterList list(DType::f32);
-  make_model(model, attention, list);
+  make_model(model, attention, list);  // which registers them
   return list.all();
 }
 

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/log.h"
-#include "layers/gpt.h"
+#include "layers/language_model.h"
 #include "tests/support/scratch.h"
 #include "tests/support/tensors.h"
 #include "train/safetensors.h"
@@ -73,7 +73,7 @@ struct Loaded {
   explicit Loaded(const test::ScratchFolder& folder) {
     const ScopedLogSink sink([&](LogLevel, const std::string& line) { warnings.push_back(line); });
     source = open_hf_model(folder.path());
-    const Gpt gpt(source.config.model, source.config.attention, parameters);
+    make_model(source.config.model, source.config.attention, parameters);  // registers them
     parameters.commit();
     EXPECT_TRUE(fill_parameters({}, source, parameters).empty());
   }

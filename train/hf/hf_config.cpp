@@ -123,6 +123,14 @@ std::int64_t HfConfig::integer(std::string_view key, std::int64_t otherwise) con
   return is_null(key) ? otherwise : integer(key);
 }
 
+std::int64_t HfConfig::id(std::string_view key, std::int64_t otherwise) const {
+  if (is_null(key)) return otherwise;
+  const Json& value = *state_->find(key);
+  if (value.is_number_integer() && value == 0) return 0;
+  if (!is_size(value)) refuse(key, "0 or a positive integer");
+  return value.get<std::int64_t>();
+}
+
 double HfConfig::number(std::string_view key, double otherwise) const {
   if (is_null(key)) return otherwise;
   if (!state_->find(key)->is_number()) refuse(key, "a number");

@@ -22,10 +22,11 @@ class HfConfig {
   /// Absent keys and null are the same.
   bool is_null(std::string_view key) const;
 
-  // InputError when the value is of another kind, and without `otherwise` when there is none. All
-  // integers of a config are sizes: positive.
+  // InputError when the value is of another kind, and without `otherwise` when there is none.
+  // Integers are sizes, which are positive, or ids of tokens, which may be 0.
   std::int64_t integer(std::string_view key) const;
   std::int64_t integer(std::string_view key, std::int64_t otherwise) const;
+  std::int64_t id(std::string_view key, std::int64_t otherwise) const;
   double number(std::string_view key, double otherwise) const;
   bool flag(std::string_view key, bool otherwise) const;
   std::string text(std::string_view key, const std::string& otherwise) const;
