@@ -131,6 +131,7 @@ def map_file():
 def shard_index():
     yield "whole", json.dumps({"metadata": {"total_size": 12, "x": [{"y": None}, 1.5, True]},
                                "weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}).encode()
+    yield "small", b'{"weight_map": {"a": "b.safetensors"}}'
     yield "absolute", b'{"weight_map": {"a": "/etc/x.safetensors"}}'
     yield "parent", b'{"weight_map": {"a": "../x.safetensors"}}'
     yield "twice", b'{"weight_map": {"a": "b.safetensors", "a": "c.safetensors"}}'

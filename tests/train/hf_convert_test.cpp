@@ -252,6 +252,12 @@ TEST_F(Shards, HoldWhatTheIndexSays) {
       refusal_of_file("one.safetensors"),
       folder() + "/one.safetensors: tensor b: missing, expected because " + index() + " says so");
   EXPECT_EQ(refusal_of_file("both.safetensors"),
+            folder() + "/both.safetensors: tensor a: another shard has one, too");
+}
+
+TEST_F(Shards, HoldNothingElse) {
+  put(index(), R"({"weight_map": {"b": "both.safetensors"}})");
+  EXPECT_EQ(error_of([&] { TensorFiles files(folder()); }),
             folder() + "/both.safetensors: tensor a: not in " + index());
 }
 
@@ -484,10 +490,12 @@ tensors:
   expect_contains(refusal("part: [0, 1]", "part: [2, 2]"), "part: found [2, 2] of 1 tensors");
   expect_contains(refusal("order: by_kv_head", "order: heads"), "order: found 'heads', expected");
   expect_contains(refusal("b.*.n1.w", "b.*.n*.w"), "expected a name with at most one '*'");
-  expect_contains(refusal("n.w\n", "b.*.n.w\n"), "expected no '*', which norm.weight");
+  expect_contains(refusal("norm.weight: n.w\n", "norm.weight: b.*.n.w\n"),
+                  "expected no '*', which norm.weight");
   expect_contains(refusal("tensors:", "tensor:"), "unknown key (nearest known: tensors)");
   expect_contains(refusal("  norm.bias: n.b\n", ""), "parameter norm.bias: the map has no tensor");
-  expect_contains(refusal("n.b\n", "n.bias\n"), "tensor n.bias: missing, expected for norm.bias");
+  expect_contains(refusal("norm.bias: n.b\n", "norm.bias: n.bias\n"),
+                  "tensor n.bias: missing, expected for norm.bias");
   expect_contains(refusal("b.*.out.w", "b.*.qkv.w"), "found shape (96, 32), expected (32, 32)");
 }
 

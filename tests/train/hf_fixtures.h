@@ -113,9 +113,10 @@ class Model {
     if (weight == nullptr) return copy_of(x);
     OwnedTensor y(x.dtype, x.shape);
     const std::int64_t rows = x.count() / config().dim;
-    norm_forward(Context(), NormKind::layernorm, y.view().reshape({rows, config().dim}), {},
-                 x.reshape({rows, config().dim}), copy_to({}, weight->master),
-                 copy_to({}, bias->master), config().norm_eps);
+    const OwnedTensor gain = copy_to({}, weight->master);
+    const OwnedTensor shift = bias == nullptr ? OwnedTensor() : copy_to({}, bias->master);
+    norm_forward(Context(), find_norm(config().norm), y.view().reshape({rows, config().dim}), {},
+                 x.reshape({rows, config().dim}), gain, shift, config().norm_eps);
     return y;
   }
 

@@ -163,7 +163,8 @@ void HfConfig::expect_off(std::string_view key) const {
 }
 
 void HfConfig::set(std::string_view key, std::int64_t value) {
-  change().json[std::string(key)] = value;
+  QF_EXPECTS(value >= 0);  // which a parser makes unsigned, too
+  change().json[std::string(key)] = static_cast<std::uint64_t>(value);
 }
 void HfConfig::set(std::string_view key, double value) {
   change().json[std::string(key)] = value;

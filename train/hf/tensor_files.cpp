@@ -126,7 +126,8 @@ class IndexSax : public nlohmann::json_sax<Json> {
 // the blobs beside it; one that leads elsewhere reads a file that nobody named.
 void expect_inside(const std::string& shard, const fs::path& directory) {
   std::error_code error;
-  const fs::path real = fs::canonical(shard, error), home = fs::canonical(directory, error);
+  const fs::path home = fs::canonical(directory);
+  const fs::path real = fs::canonical(shard, error);
   if (error) refuse(shard, fmt::format("cannot open: {}", error.message()));
   if (real.parent_path() == home) return;
   const fs::path snapshots = home.parent_path();
