@@ -35,7 +35,8 @@ template <class N, class T>
                                      T* dscores) {
 #pragma omp simd
   for (std::int64_t j = columns.begin; j < columns.end; ++j) {
-    const Element<T> element{scores[j], N::weight(scores[j], state, parameters), dweights[j]};
+    const Element<T> element{scores[j], N::weight(scores[j], state, parameters),
+                             visible_gradient(scores[j], dweights[j])};
     dscores[j] = N::dscore(element, delta, state, parameters);
     weights[j] = element.weight;
   }
@@ -50,8 +51,9 @@ template <class N, class T>
   double total = 0;
 #pragma omp simd reduction(+ : total)
   for (std::int64_t j = columns.begin; j < columns.end; ++j)
-    total += double(N::element_gradient(k, Element<T>{scores[j], weights[j], dweights[j]},
-                                        dscores[j], state, parameters));
+    total += double(N::element_gradient(
+        k, Element<T>{scores[j], weights[j], visible_gradient(scores[j], dweights[j])}, dscores[j],
+        state, parameters));
   return total;
 }
 
@@ -63,7 +65,8 @@ template <class N, class T>
   double total = 0;
 #pragma omp simd reduction(+ : total)
   for (std::int64_t j = columns.begin; j < columns.end; ++j) {
-    const Element<T> element{scores[j], N::weight(scores[j], state, parameters), dweights[j]};
+    const Element<T> element{scores[j], N::weight(scores[j], state, parameters),
+                             visible_gradient(scores[j], dweights[j])};
     total += double(N::delta_term(element, state, parameters));
   }
   return total;

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/math.h"
 
 namespace quietformer {
 
@@ -74,6 +75,13 @@ struct RowView {
   explicit operator bool() const { return data != nullptr; }
   QF_HOST_DEVICE const T& operator[](std::int64_t j) const { return data[j * stride]; }
 };
+
+/// The gradient of a weight as backward takes it: 0 where the key is hidden (score -inf). Its value
+/// may be so large that do.v is infinite, and the weight's 0 times that would be NaN.
+template <class T>
+QF_HOST_DEVICE T visible_gradient(T score, T dweight) {
+  return score > -math::kInfinity<T> ? dweight : T(0);
+}
 
 /// Writes `hidden` over the scores of keys whose mask byte is 0. Runs over `keys` of `scores`.
 template <class T>

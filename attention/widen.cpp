@@ -39,19 +39,15 @@ constexpr Operand kOperands[] = {
 AttentionProblem widened(const AttentionProblem& problem, Direction direction, char* memory,
                          std::int64_t& used) {
   AttentionProblem wide = problem;
-  Carver take;
+  TensorCarver take(memory, problem.q.device);
   for (const Operand& operand : kOperands) {
     const Tensor& stored = problem.*operand.tensor;
     if (stored.shape.rank == 0) continue;
     Tensor& copy = wide.*operand.tensor;
-    copy = {};
-    if (operand.use(direction) == Use::none) continue;
-    const std::int64_t offset = take(stored.count() * size_of(DType::f32));
-    copy = Tensor(memory == nullptr ? nullptr : memory + offset, DType::f32, stored.shape,
-                  stored.device);
+    copy = take(operand.use(direction) != Use::none, DType::f32, stored.shape);
   }
   wide.workspace = {};
-  used = take.bytes;
+  used = take.bytes();
   return wide;
 }
 

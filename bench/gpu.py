@@ -35,18 +35,27 @@ MODELS = {
 }
 
 
+def output_of(command):
+    """Runs a program that must succeed; what it prints."""
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True)
+    except OSError as error:
+        sys.exit(f"gpu.py: {words[0]}: {error.strerror}")
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip())[-300:]
+        sys.exit(f"gpu.py: {shlex.join(words)}: exit status {done.returncode}: {said}")
+    return done.stdout
+
+
 def lines_of(command):
     """Runs a benchmark; its JSON lines."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"gpu.py: {shlex.join(map(str, command))}: exit status {done.returncode}: {done.stderr.strip()[-300:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in output_of(command).splitlines() if line.startswith("{")]
 
 
 class Recorder:
     def __init__(self, out, commit):
-        self.gpu = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0"], capture_output=True, text=True,
-                                  check=True).stdout.strip()
+        self.gpu = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0"]).strip()
         self.out, self.commit = pathlib.Path(out), commit
         self.out.mkdir(parents=True, exist_ok=True)
 
@@ -102,9 +111,11 @@ def attention(recorder, binary, torch_version):
         for variant, speeds in {**({"torch flash2": peers} if peers else {}), **ours}.items():
             row = f"{variant:18}"
             for dim, causal, length in cells:
-                speed = speeds[(dim, length, causal)][mode]
+                speed = speeds.get((dim, length, causal), {}).get(mode)  # a peer may be unable to run a shape
                 peer = peers.get((dim, length, causal), {}).get(mode)
-                cell = f"{speed:.0f} ({speed / peer:.2f})" if peer else f"{speed:.0f}"
+                cell = "-" if speed is None else f"{speed:.0f}"
+                if speed is not None and peer:
+                    cell += f" ({speed / peer:.2f})"
                 row += f"{cell:>18}"
             print(row)
 
@@ -139,9 +150,9 @@ def main():
     args = parser.parse_args()
     commit = args.commit
     if commit is None:
-        if subprocess.run(["git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True).stdout.strip():
+        if output_of(["git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no"]).strip():
             sys.exit("gpu.py: the tree has changes that are not committed: commit them, or name one with --commit")
-        commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        commit = output_of(["git", "-C", ROOT, "rev-parse", "HEAD"]).strip()
     torch_version = None
     if not args.no_peers:
         probe = subprocess.run([sys.executable, "-c", "import torch; print(torch.__version__.split('+')[0])"], capture_output=True, text=True)

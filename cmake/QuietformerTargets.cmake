@@ -32,12 +32,14 @@ endfunction()
 # What GPU tests print where there is no GPU, and nothing else does.
 set(QUIETFORMER_NO_GPU "Skipped\n(SKIPPED: )?(no GPU: |built without CUDA)")
 
-# quietformer_test(NAME LABELS l... SOURCES f... LIBRARIES lib...): one GoogleTest program and one
-# ctest entry of that name with those labels. Tests run in parallel and each within 10 minutes (sanitizers are slow).
+# quietformer_test(NAME LABELS l... SOURCES f... LIBRARIES lib... [SHARDS n]): one GoogleTest program and one
+# ctest entry of that name with those labels, or n entries NAME_1 ... that share its tests. Tests run in parallel and each
+# within 10 minutes (sanitizers are slow).
 # A program labelled gpu holds GPU tests alone: it counts as skipped when there is no GPU, with the reason in
-# its output, and GPU tests run one at a time. Builds with sanitizers have none of them: CUDA is off there.
+# its output. They run one at a time but for shards: those wait for the CPU's f64, not for the GPU. Builds with
+# sanitizers have none of them: CUDA is off there.
 function(quietformer_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "LABELS;SOURCES;LIBRARIES" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT;SHARDS" "LABELS;SOURCES;LIBRARIES" ${ARGN})
   if("gpu" IN_LIST ARG_LABELS AND QUIETFORMER_SANITIZE)
     return()
   endif()
@@ -48,13 +50,31 @@ function(quietformer_test name)
     QUIETFORMER_SOURCE="${PROJECT_SOURCE_DIR}"
     QUIETFORMER_FIXTURES_FOLDER="${PROJECT_SOURCE_DIR}/tests/fixtures")
   quietformer_warnings(${name})
-  add_test(NAME ${name} COMMAND ${name})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 600)
   endif()
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+  set(entries ${name})
+  if(ARG_SHARDS)
+    list(TRANSFORM entries APPEND "_1")
+    foreach(shard RANGE 2 ${ARG_SHARDS})
+      list(APPEND entries ${name}_${shard})
+    endforeach()
+  endif()
+  set(shard 0)
+  foreach(entry ${entries})
+    add_test(NAME ${entry} COMMAND ${name})
+    set_tests_properties(${entry} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+    if(ARG_SHARDS)
+      set_tests_properties(${entry} PROPERTIES
+                           ENVIRONMENT "GTEST_TOTAL_SHARDS=${ARG_SHARDS};GTEST_SHARD_INDEX=${shard}")
+      math(EXPR shard "${shard} + 1")
+    endif()
+  endforeach()
   if("gpu" IN_LIST ARG_LABELS)
-    set_tests_properties(${name} PROPERTIES SKIP_REGULAR_EXPRESSION "${QUIETFORMER_NO_GPU}" RESOURCE_LOCK gpu)
+    set_tests_properties(${entries} PROPERTIES SKIP_REGULAR_EXPRESSION "${QUIETFORMER_NO_GPU}")
+    if(NOT ARG_SHARDS)
+      set_tests_properties(${name} PROPERTIES RESOURCE_LOCK gpu)
+    endif()
     if(NOT TARGET gpu_tests)
       add_custom_target(gpu_tests)  # builds them all
     endif()

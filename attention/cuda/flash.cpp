@@ -78,23 +78,17 @@ struct ForwardWorkspace {
   std::int64_t bytes;
 
   explicit ForwardWorkspace(const AttentionProblem& p) {
-    Carver take;
-    const auto make = [&](bool wanted, DType dtype, const Shape& shape) {
-      if (!wanted) return Tensor();
-      const std::int64_t at = take(shape.count() * size_of(dtype));
-      auto* const memory = static_cast<char*>(p.workspace.data);
-      return Tensor(memory == nullptr ? nullptr : memory + at, dtype, shape, p.q.device);
-    };
+    TensorCarver take(p);
     const Shape &q = p.q.shape, &k = p.k.shape;
     const bool before = normalised_before(p), norms = unit_operands(p) && !before;
     const bool total = present(p.total_attention);
-    unit_q = make(before, p.q.dtype, q);
-    unit_k = make(before, p.k.dtype, k);
-    key_norms = make(norms, DType::f32, {k[0], k[1], k[2]});
-    query_norms = make(norms && total, DType::f32, {q[0], q[1], q[2]});
-    row_state = make(total && !present(p.row_state) && find_normalizer(p.normalizer).row_normalised,
+    unit_q = take(before, p.q.dtype, q);
+    unit_k = take(before, p.k.dtype, k);
+    key_norms = take(norms, DType::f32, {k[0], k[1], k[2]});
+    query_norms = take(norms && total, DType::f32, {q[0], q[1], q[2]});
+    row_state = take(total && !present(p.row_state) && find_normalizer(p.normalizer).row_normalised,
                      DType::f32, {q[0], q[1], q[2]});
-    bytes = take.bytes;
+    bytes = take.bytes();
   }
 };
 
@@ -106,20 +100,13 @@ struct BackwardPlan {
 
   explicit BackwardPlan(const AttentionProblem& p) : problem(p) {
     if (!normalised_before(p)) return;
-    Carver take;
-    auto* const memory = static_cast<char*>(p.workspace.data);
-    for (const auto member : {&AttentionProblem::q, &AttentionProblem::k}) {
-      const Tensor& from = p.*member;
-      const std::int64_t at = take(from.count() * size_of(from.dtype));
-      problem.*member =
-          Tensor(memory == nullptr ? nullptr : memory + at, from.dtype, from.shape, from.device);
-    }
+    TensorCarver take(p);
+    for (const auto member : {&AttentionProblem::q, &AttentionProblem::k})
+      problem.*member = take((p.*member).dtype, (p.*member).shape);
     problem.score = Score::dot;
     problem.groups = 1;
-    front = take.bytes;
-    if (memory != nullptr)
-      problem.workspace =
-          Tensor(memory + front, DType::u8, {p.workspace.bytes() - front}, p.workspace.device);
+    front = take.bytes();
+    if (p.workspace) problem.workspace = p.workspace.slice(0, front, p.workspace.bytes() - front);
   }
 };
 
@@ -127,8 +114,8 @@ struct BackwardPlan {
 std::string too_much_for_backward(const AttentionProblem& p) {
   const std::int64_t features = std::max(p.q.shape[3], p.v.shape[3]);
   const int dim = padded_dim(features);
-  return too_little_shared_memory(p.q.device, BackwardTiles::of(dim).shared_bytes(dim),
-                                  fmt::format("head dim {}: a block of its backward", features));
+  return too_little_shared_memory(p.q.device, BackwardTiles::of(dim).shared_bytes(dim), features,
+                                  "backward");
 }
 
 class Flash final : public AttentionImplementation {
@@ -141,9 +128,7 @@ class Flash final : public AttentionImplementation {
     if (p.q.dtype != DType::bf16 && p.q.dtype != DType::f16)
       return fmt::format("type {}, takes bf16 and f16 on GPUs", name_of(p.q.dtype));
     const bool forward = direction == Direction::forward;
-    const std::int64_t most = *std::max_element(std::begin(kFlashDims), std::end(kFlashDims));
-    for (const auto& [name, dim] : {std::pair{"D", p.q.shape[3]}, {"Dv", p.v.shape[3]}})
-      if (dim > most) return fmt::format("head dim {} = {}, takes at most {}", name, dim, most);
+    if (std::string reason = too_wide(p); !reason.empty()) return reason;
     if (find(p) == nullptr)
       return fmt::format(
           "{} with {} in {} for head dims up to {} is not in this build "
@@ -211,6 +196,13 @@ float* output(const Tensor& tensor) {
 }
 
 }  // namespace
+
+std::string too_wide(const AttentionProblem& p) {
+  const std::int64_t most = *std::max_element(std::begin(kFlashDims), std::end(kFlashDims));
+  for (const auto& [name, dim] : {std::pair{"D", p.q.shape[3]}, {"Dv", p.v.shape[3]}})
+    if (dim > most) return fmt::format("head dim {} = {}, takes at most {}", name, dim, most);
+  return {};
+}
 
 RowTensor::RowTensor(const Tensor& tensor)
     : data(tensor.data),

@@ -45,6 +45,7 @@
 #include <type_traits>
 
 #include "attention/cuda/flash_backward_call.h"
+#include "attention/cuda/head_parameters.cuh"
 #include "attention/cuda/options.cuh"
 #include "attention/cuda/row_sums.cuh"
 #include "attention/cuda/sync.cuh"
@@ -86,7 +87,7 @@ class FlashBackward {
   static constexpr int kHanded = 1;  // named barriers of a team: kHanded + team * 2 + half
 
   using Row = typename N::template Row<float>;
-  static constexpr int kSums = N::has_element_gradients ? int(N::parameters.size()) : 0;
+  static constexpr int kSums = N::has_element_gradients ? kParameters<N> : 0;
 
  public:
   static constexpr int kSharedBytes = kNormsAt + (kUnit ? kKeys * 4 : 0);
@@ -100,8 +101,8 @@ class FlashBackward {
         team_(warp_ % kTeams),
         gradients_(warp_ >= kTeams) {}
 
-  /// Key tile `slot` of one batch entry and key head; with sums over sequences or heads in order,
-  /// the tile of all of them.
+  /// One tile of keys of a batch entry or packed sequence and a key head; with dbias in order, the
+  /// same tile of all sequences and heads that share an element of it.
   __device__ __forceinline__ void run(int index) {
     if (!general || !call_.bias_in_order) {
       const int kv_heads = call_.heads / call_.group;
@@ -117,19 +118,20 @@ class FlashBackward {
 
  private:
   __device__ void run_in_order(int index) {
+    const FlashOptions& options = call_.options;
     const int head_groups = call_.heads / call_.group / call_.bias_kv_heads,
-              tile = index % call_.key_slots, heads = index / call_.key_slots % head_groups,
-              sequences = index / call_.key_slots / head_groups;
+              at = index % call_.block_slots, heads = index / call_.block_slots % head_groups,
+              batch = index / call_.block_slots / head_groups;
+    const bool tile_of_all = options.cu_keys != nullptr && call_.bias_sequences > 1;
 #pragma unroll 1
     for (int s = 0; s < call_.bias_sequences; ++s) {
-      const int b = sequences * call_.bias_sequences + s;
-      int slot = tile;
-      sequence_ = {b, b, 0, call_.queries, 0, call_.keys, tile};
-      if (const std::int32_t* const cu = call_.options.cu_keys; cu != nullptr) {
-        const std::int32_t* const cu_queries = call_.options.cu_queries;
-        slot += cu[b] / kKeys + b;
-        sequence_ = {
-            b, 0, cu_queries[b], cu_queries[b + 1] - cu_queries[b], cu[b], cu[b + 1] - cu[b], tile};
+      int slot = at;
+      if (tile_of_all) {
+        slot += options.cu_keys[s] / kKeys + s;
+        sequence_ = FlashSequence::of(options, {s, at});
+      } else {
+        sequence_ = FlashSequence::of<true>(options, true, kKeys, slot, batch + s, call_.queries,
+                                            call_.keys);
       }
 #pragma unroll 1
       for (int h = 0; h < call_.bias_kv_heads; ++h) {
@@ -218,11 +220,7 @@ class FlashBackward {
   }
 
   __device__ __forceinline__ void set_head(int head) {
-    float values[kMaxHeadParameters];
-#pragma unroll
-    for (int i = 0; i < kMaxHeadParameters; ++i)
-      values[i] = call_.parameters[i] != nullptr ? call_.parameters[i][head] : call_.defaults[i];
-    parameters_ = N::load(values);
+    parameters_ = load_parameters<N, float>(call_, head);
 #pragma unroll
     for (float& sum : element_sums_) sum = 0;
   }

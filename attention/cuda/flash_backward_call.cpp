@@ -14,10 +14,6 @@ float* floats(const Tensor& tensor) {
   return tensor ? tensor.as<float>() : nullptr;
 }
 
-int ceil_div(std::int64_t a, std::int64_t b) {
-  return static_cast<int>((a + b - 1) / b);
-}
-
 }  // namespace
 
 FlashBackwardCall::FlashBackwardCall(const Context& ctx, const AttentionProblem& p)
@@ -62,13 +58,9 @@ FlashBackwardCall::FlashBackwardCall(const Context& ctx, const AttentionProblem&
     d_parameters[i] = floats(p.d_head_parameters[i]);
   }
   const BackwardTiles tiles = BackwardTiles::of(padded());
-  // Packed sequences are known on the GPU alone; here, how many there are.
-  const auto slots = [&](std::int64_t length, int rows) {
-    return p.packed() ? static_cast<int>(length / rows + p.batch()) : ceil_div(length, rows);
-  };
-  query_slots = slots(queries, tiles.queries);
-  key_slots = slots(keys, tiles.keys);
-  row_blocks = ceil_div(queries, kRowsPerBlock);
+  query_slots = static_cast<int>(options.tiles(queries, tiles.queries));
+  key_slots = block_slots = static_cast<int>(options.tiles(keys, tiles.keys));
+  row_blocks = (queries + kDeltaRows - 1) / kDeltaRows;
   set_bias_gradient(ctx, p);
   cut_workspace(ctx, p);
 }
@@ -85,6 +77,7 @@ void FlashBackwardCall::set_bias_gradient(const Context& ctx, const AttentionPro
   bias_in_order = ctx.deterministic;
   if (!bias_in_order) return;
   if (p.bias.shape[0] == 1) bias_sequences = std::max(1, static_cast<int>(p.batch()));
+  if (p.packed() && bias_sequences > 1) block_slots = keys / BackwardTiles::of(padded()).keys + 1;
   if (p.bias.shape[1] == 1) bias_kv_heads = static_cast<int>(p.kv_heads());
   bias_copies = p.bias.shape[3] == 1;
 }
@@ -109,7 +102,7 @@ void FlashBackwardCall::cut_workspace(const Context& ctx, const AttentionProblem
   take(ticket, 1);
   take(element_partials, rows * key_slots * tiles.teams * pairs * kMaxHeadParameters);
   take(scale_partials, pairs * query_tiles);
-  take(bias_copy, bias_copies ? key_slots * tiles.teams * bias_count : 0);
+  take(bias_copy, bias_copies ? std::int64_t{key_slots} * tiles.teams * bias_count : 0);
   zero_bytes = carve.bytes;
   take(row_partials, rows * row_blocks * kMaxHeadParameters);
   take(delta, rows * queries);

@@ -27,7 +27,7 @@ struct BackwardTiles {
 };
 
 /// Rows that a block of the kernel before the tiles works on.
-inline constexpr int kRowsPerBlock = 32;
+inline constexpr int kDeltaRows = 32;
 
 struct FlashBackwardCall {
   RowTensor q[2], k[2], v, o, d_out;  // [2]: near and far pair
@@ -54,6 +54,9 @@ struct FlashBackwardCall {
   int bias_sequences, bias_kv_heads;  // that one block does
 
   int query_slots, key_slots, row_blocks;  // tiles per (batch entry, head)
+  // Key tiles that the grid has per head: key_slots, or, where a block does a tile of every packed
+  // sequence, as many as one sequence may have.
+  int block_slots;
 
   // Workspace. What blocks add to comes first and starts as zeros.
   float* query_sums[2];          // (B, H, query_slots) tiles of padded dim, in blocks of 32x32

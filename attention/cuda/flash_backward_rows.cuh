@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention/cuda/flash_backward_call.h"
+#include "attention/cuda/head_parameters.cuh"
 #include "attention/cuda/options.cuh"
 #include "attention/cuda/row_sums.cuh"
 #include "attention/normalizer/normalizer.h"
@@ -10,22 +11,19 @@
 
 namespace quietformer::cuda {
 
-inline constexpr int kRowThreads = 256;
-
-template <class N>
-inline constexpr int kParameters = static_cast<int>(N::parameters.size());
+inline constexpr int kPassThreads = 256;
 
 /// Per row delta = do.o, and the row gradients of a block's rows. Eight lanes per row.
 template <class N, class T>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kPassThreads)
     backward_deltas_kernel(const __grid_constant__ FlashBackwardCall call) {
-  static_assert(kRowThreads / 8 == kRowsPerBlock);
+  static_assert(kPassThreads / 8 == kDeltaRows);
   constexpr int kSums = kParameters<N>;
   const int block = static_cast<int>(blockIdx.x) % call.row_blocks,
             head = static_cast<int>(blockIdx.x) / call.row_blocks % call.heads,
             batch = static_cast<int>(blockIdx.x) / call.row_blocks / call.heads;
   const int lane = static_cast<int>(threadIdx.x) % 8,
-            i = block * kRowsPerBlock + static_cast<int>(threadIdx.x) / 8;
+            i = block * kDeltaRows + static_cast<int>(threadIdx.x) / 8;
   const bool present = i < call.queries;
   const std::int64_t row = (std::int64_t{batch} * call.heads + head) * call.queries + i;
 
@@ -51,38 +49,36 @@ __global__ void __launch_bounds__(kRowThreads)
 
   if constexpr (N::has_row_gradients) {
     if (!call.wants_parameters()) return;
-    float values[kMaxHeadParameters], sums[kSums] = {};
-    for (int k = 0; k < kMaxHeadParameters; ++k)
-      values[k] = call.parameters[k] != nullptr ? call.parameters[k][head] : call.defaults[k];
+    float sums[kSums] = {};
     if (present && lane == 0)
       N::row_gradients(sums, delta, N::restore(call.row_state[row]),
-                       N::template load<float>(values));
-    __shared__ float rows[kSums][kRowsPerBlock];
+                       load_parameters<N, float>(call, head));
+    __shared__ float rows[kSums][kDeltaRows];
     if (lane == 0)
       for (int k = 0; k < kSums; ++k) rows[k][threadIdx.x / 8] = sums[k];
     __syncthreads();
     if (threadIdx.x >= kSums) return;
     float sum = 0;
-    for (int r = 0; r < kRowsPerBlock; ++r) sum += rows[threadIdx.x][r];
+    for (int r = 0; r < kDeltaRows; ++r) sum += rows[threadIdx.x][r];
     call.row_partials[std::int64_t{blockIdx.x} * kMaxHeadParameters + threadIdx.x] = sum;
   }
 }
 
 /// The sum over the threads of a block, for thread 0.
 __device__ inline float sum_of_block(float value) {
-  __shared__ float warps[kRowThreads / 32];
+  __shared__ float warps[kPassThreads / 32];
   for (int distance = 16; distance > 0; distance /= 2)
     value += __shfl_xor_sync(0xFFFFFFFFu, value, distance);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
   __syncthreads();
   if (threadIdx.x != 0) return 0;
-  for (int w = 1; w < kRowThreads / 32; ++w) value += warps[w];
+  for (int w = 1; w < kPassThreads / 32; ++w) value += warps[w];
   return value;
 }
 
 /// dQ of a tile of queries and its part of dscale. A thread has the same 8 features of two rows.
 template <class S, class T, int dim>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kPassThreads)
     backward_queries_kernel(const __grid_constant__ FlashBackwardCall call, int pair) {
   constexpr bool kUnit = S::operands == Operands::unit_groups;
   constexpr int kQueries = BackwardTiles::of(dim).queries, kChunks = dim / 8;
@@ -101,7 +97,7 @@ __global__ void __launch_bounds__(kRowThreads)
                          : dq.rows(sequence.batch, head) + (sequence.first_query + first) * dq.row;
   const float* const sums = call.query_sums[pair] + std::int64_t{blockIdx.x} * kQueries * dim;
   float d_scale = 0;
-  for (int at = static_cast<int>(threadIdx.x); at < kQueries / 2 * kChunks; at += kRowThreads) {
+  for (int at = static_cast<int>(threadIdx.x); at < kQueries / 2 * kChunks; at += kPassThreads) {
     const int chunk = at % kChunks, g = at / kChunks % 8, m = at / kChunks / 8;
     float x[2][8];
     read_from_block(x, sums + (m / 2 * (dim / 32) + chunk / 4) * kSumBlock, m % 2, chunk % 4, g);
@@ -154,14 +150,14 @@ __global__ void __launch_bounds__(kRowThreads)
 /// Gradients of the parameters of head blockIdx.x, and of scale in one block more: their parts in
 /// an order that sizes alone decide.
 template <class S, class N>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kPassThreads)
     backward_sums_kernel(const __grid_constant__ FlashBackwardCall call, int teams) {
   const int head = static_cast<int>(blockIdx.x);
   if (head == call.heads) {
     if (call.d_scale == nullptr) return;
     float sum = 0;
     const std::int64_t count = std::int64_t{S::pairs} * call.batch * call.heads * call.query_slots;
-    for (std::int64_t i = threadIdx.x; i < count; i += kRowThreads) sum += call.scale_partials[i];
+    for (std::int64_t i = threadIdx.x; i < count; i += kPassThreads) sum += call.scale_partials[i];
     sum = sum_of_block(sum);
     if (threadIdx.x == 0) *call.d_scale = sum;
     return;
@@ -172,7 +168,7 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int b = 0; b < call.batch; ++b) {
       const std::int64_t at = std::int64_t{b} * call.heads + head;
       const auto add = [&](const float* partials, int count) {
-        for (int i = static_cast<int>(threadIdx.x); i < count; i += kRowThreads)
+        for (int i = static_cast<int>(threadIdx.x); i < count; i += kPassThreads)
           sum += partials[(at * count + i) * kMaxHeadParameters + k];
       };
       if constexpr (N::has_row_gradients) add(call.row_partials, call.row_blocks);

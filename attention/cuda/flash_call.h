@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "attention/attention.h"
 #include "attention/cuda/options.h"
@@ -49,6 +50,8 @@ inline constexpr int kFlashDims[] = {64, 128, 256};
 constexpr int padded_dim(std::int64_t dim) {
   return dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
 }
+/// Why the heads do not fit the widest; empty when they do.
+std::string too_wide(const AttentionProblem& problem);
 
 struct Bf16;  // mma.cuh
 struct F16;

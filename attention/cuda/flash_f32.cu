@@ -88,25 +88,19 @@ struct Workspace {
                unit = info_of(p.score).operands == Operands::unit_groups;
     const Shape rows{p.q.shape[0], p.heads(), p.q.shape[2]};
     const std::int64_t tiles = p.q.shape[2] / kTile + p.batch() + 1;  // at most
-    Carver take;
-    const auto make = [&](bool wanted, DType dtype, const Shape& shape) {
-      if (!wanted) return Tensor();
-      const std::int64_t at = take(shape.count() * size_of(dtype));
-      auto* const memory = static_cast<char*>(p.workspace.data);
-      return Tensor(memory == nullptr ? nullptr : memory + at, dtype, shape, p.q.device);
-    };
-    q = make(unit, DType::f32, p.q.shape);
-    k = make(unit, DType::f32, p.k.shape);
-    far_keys = make(info_of(p.score).pairs == 2, DType::i32, {p.q.shape[2]});
-    row_state = make(!backward && present(p.total_attention) && !present(p.row_state) &&
+    TensorCarver take(p);
+    q = take(unit, DType::f32, p.q.shape);
+    k = take(unit, DType::f32, p.k.shape);
+    far_keys = take(info_of(p.score).pairs == 2, DType::i32, {p.q.shape[2]});
+    row_state = take(!backward && present(p.total_attention) && !present(p.row_state) &&
                          find_normalizer(p.normalizer).row_normalised,
                      DType::f32, rows);
-    dq = make(backward && unit && present(p.dq), DType::f32, p.q.shape);
-    dk = make(backward && unit && present(p.dk), DType::f32, p.k.shape);
-    delta = make(backward, DType::f32, rows);
-    tile_sums = make(backward, DType::f64, {rows[0] * rows[1] * tiles * kSums});
-    sums = make(backward, DType::f64, {rows[0] * rows[1] * kSums});
-    bytes = take.bytes;
+    dq = take(backward && unit && present(p.dq), DType::f32, p.q.shape);
+    dk = take(backward && unit && present(p.dk), DType::f32, p.k.shape);
+    delta = take(backward, DType::f32, rows);
+    tile_sums = take(backward, DType::f64, {rows[0] * rows[1] * tiles * kSums});
+    sums = take(backward, DType::f64, {rows[0] * rows[1] * kSums});
+    bytes = take.bytes();
   }
 };
 
@@ -123,9 +117,8 @@ int shared_bytes(const AttentionProblem& p, Direction direction) {
 }
 
 int shared_bytes(const AttentionProblem& p, Direction direction) {
-  const std::int64_t widest = std::max(p.q.shape[3], p.v.shape[3]);
-  if (widest <= 64) return shared_bytes<64>(p, direction);
-  return widest <= 128 ? shared_bytes<128>(p, direction) : shared_bytes<256>(p, direction);
+  return with_padded_dim(p.q.shape[3], p.v.shape[3],
+                         [&]<int dim>() { return shared_bytes<dim>(p, direction); });
 }
 
 class FlashInF32 final : public AttentionImplementation {
@@ -137,20 +130,15 @@ class FlashInF32 final : public AttentionImplementation {
     if (p.q.device.type != DeviceType::cuda) return "runs on GPUs only";
     if (p.q.dtype != DType::f32)
       return "type " + std::string(name_of(p.q.dtype)) + ", takes f32, bf16 and f16 on GPUs";
-    const std::int64_t most = *std::max_element(std::begin(kFlashF32Dims), std::end(kFlashF32Dims));
-    for (const auto& [name, dim] : {std::pair{"D", p.q.shape[3]}, {"Dv", p.v.shape[3]}})
-      if (dim > most)
-        return std::string("head dim ") + name + " = " + std::to_string(dim) + ", takes at most " +
-               std::to_string(most);
+    if (std::string reason = too_wide(p); !reason.empty()) return reason;
     // Positions and blocks of threads are counted in 32 bits.
     const std::int64_t tiles = std::max(p.q.shape[2], p.k.shape[2]) / kTile + p.batch() + 1;
     if (std::max(p.q.shape[2], p.k.shape[2]) > 1 << 30 ||
         tiles * p.q.shape[0] * p.heads() > 1 << 30)
       return "more rows than 32 bits count";
-    if (std::string reason = too_little_shared_memory(
-            p.q.device, shared_bytes(p, direction),
-            "head dim " + std::to_string(std::max(p.q.shape[3], p.v.shape[3])) +
-                ": a block of its f32 kernels");
+    if (std::string reason =
+            too_little_shared_memory(p.q.device, shared_bytes(p, direction),
+                                     std::max(p.q.shape[3], p.v.shape[3]), "f32 kernels");
         !reason.empty())
       return reason;
     if (direction == Direction::forward && present(p.weights))

@@ -14,9 +14,6 @@ namespace quietformer::cuda {
 /// Exists in every build; without CUDA it runs nothing (why_not).
 const AttentionImplementation& flash_f32_implementation();
 
-/// Head dims are padded to one of these.
-inline constexpr int kFlashF32Dims[] = {64, 128, 256};
-
 /// What the kernels read, besides RowProblem: passed by value at the launch.
 struct FlashF32Call {
   RowProblem<float> p;

@@ -45,15 +45,13 @@ struct TileGradients {
       for (int c = 0; c < kCells; ++c) {
         const float factor = call.p.dropout ? TileScores::stored<R>(scratch, r, c) : 1.0f;
         const float score = weights[r][c];
-        const Element<float> e{score, N::weight(score, row, parameters), grads[r][c] * factor};
-        // Where a key is hidden the gradient of its weight may be anything.
-        const bool hidden = !(score > -math::kInfinity<float>);
-        const float dscore = hidden ? 0.0f : N::dscore(e, delta, row, parameters);
+        const Element<float> e{score, N::weight(score, row, parameters),
+                               visible_gradient(score, grads[r][c] * factor)};
+        const float dscore = N::dscore(e, delta, row, parameters);
         if constexpr (N::has_element_gradients) {
 #pragma unroll
-          for (int k = 0; k < kParameterCount<N>; ++k)
-            if (!hidden)
-              sums[k] += static_cast<double>(N::element_gradient(k, e, dscore, row, parameters));
+          for (int k = 0; k < kParameters<N>; ++k)
+            sums[k] += static_cast<double>(N::element_gradient(k, e, dscore, row, parameters));
         }
         weights[r][c] = e.weight * factor;
         grads[r][c] = dscore;
@@ -74,11 +72,8 @@ __global__ void __launch_bounds__(kTileThreads, QueryGradientTiles<dim>::kReside
                *const rows = d_out + Tiles::kQueries * kStride,
                *const score_tile = rows + kTile * kStride;
   const RowProblem<float>& p = call.p;
-  const auto tiles = static_cast<int>(call.tiles), index = static_cast<int>(blockIdx.x);
-  const int head = index / tiles % p.heads, batch = index / tiles / p.heads,
-            kv_head = head / p.group;
-  const SequenceTile tile =
-      sequence_tile(p, false, Tiles::kQueries, tiles - 1 - index % tiles, batch);
+  const auto [head, batch, tile] = query_tile(call, Tiles::kQueries);
+  const int kv_head = head / p.group;
   const SequencePlace& s = tile.sequence;
   const std::int64_t count = s.queries - tile.first, first_row = s.first_query + tile.first;
   double sums[kMaxHeadParameters] = {}, scale_sum = 0;
@@ -133,7 +128,7 @@ __global__ void __launch_bounds__(kTileThreads, QueryGradientTiles<dim>::kReside
   for (int k = 0; k < kMaxHeadParameters; ++k) {
     double total = 0;
     if constexpr (N::has_element_gradients)
-      total = k < kParameterCount<N> ? block_reduce<kTileThreads>(sums[k], Plus()) : 0;
+      total = k < kParameters<N> ? block_reduce<kTileThreads>(sums[k], Plus()) : 0;
     if (threadIdx.x == 0) out[k] = total;
   }
   scale_sum = block_reduce<kTileThreads>(scale_sum, Plus());
@@ -149,10 +144,7 @@ __global__ void __launch_bounds__(kTileThreads, KeyGradientTiles<dim>::kResident
   float *const keys = shared, *const values = keys + Tiles::kRows,
                *const rows = values + Tiles::kRows, *const score_tile = rows + Tiles::kRows;
   const RowProblem<float>& p = call.p;
-  const auto tiles = static_cast<int>(call.key_tiles), index = static_cast<int>(blockIdx.x);
-  const int kv_heads = p.heads / p.group, kv_head = index / tiles % kv_heads,
-            batch = index / tiles / kv_heads;
-  const SequenceTile tile = sequence_tile(p, true, kTile, index % tiles, batch);
+  const auto [kv_head, batch, tile] = key_tile(call, p.heads / p.group);
   const SequencePlace& s = tile.sequence;
   const std::int64_t count = s.keys - tile.first, first_key = s.first_key + tile.first;
   if (count <= 0) return;
@@ -349,7 +341,8 @@ void FlashF32<N>::deltas(const Context& ctx, const FlashF32Call& call,
 
 template <class N>
 void FlashF32<N>::query_gradients(const Context& ctx, const FlashF32Call& call, double* sums) {
-  const auto start = [&]<int dim>() {
+  if (call.p.heads * call.batch == 0) return;
+  with_padded_dim(call.p.dim, call.p.value_dim, [&]<int dim>() {
     FlashF32Call sized = call;
     sized.tiles = call.p.tiles(call.p.queries, QueryGradientTiles<dim>::kQueries);
     launch_tiles(ctx, "attention gradients of queries in f32",
@@ -358,33 +351,16 @@ void FlashF32<N>::query_gradients(const Context& ctx, const FlashF32Call& call, 
     launch(ctx, "gradients of head parameters",
            {dim3(static_cast<unsigned>(call.p.heads * call.batch)), dim3(kTileThreads)},
            tile_sums_kernel, sized.tile_sums, sized.tiles, sums);
-  };
-  if (call.p.heads * call.batch == 0) return;
-  switch (padded_dim(call.p)) {
-    case 64:
-      return start.template operator()<64>();
-    case 128:
-      return start.template operator()<128>();
-    default:
-      return start.template operator()<256>();
-  }
+  });
 }
 
 template <class N>
 void FlashF32<N>::key_gradients(const Context& ctx, const FlashF32Call& call) {
   const std::int64_t blocks = call.key_tiles * (call.p.heads / call.p.group) * call.batch;
-  const auto start = [&]<int dim>() {
+  with_padded_dim(call.p.dim, call.p.value_dim, [&]<int dim>() {
     launch_tiles(ctx, "attention gradients of keys in f32", blocks, KeyGradientTiles<dim>::kBytes,
                  flash_f32_key_gradients_kernel<N, dim>, call);
-  };
-  switch (padded_dim(call.p)) {
-    case 64:
-      return start.template operator()<64>();
-    case 128:
-      return start.template operator()<128>();
-    default:
-      return start.template operator()<256>();
-  }
+  });
 }
 
 template <class N>

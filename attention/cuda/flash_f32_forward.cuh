@@ -19,12 +19,8 @@ __global__ void __launch_bounds__(kTileThreads, ForwardTiles<dim>::kResident)
   float *const queries = shared, *const rows = shared + Tiles::kQueries * kStride,
                *const weights = rows + kTile * kStride;
   const RowProblem<float>& p = call.p;
-  // Later tiles see more keys when causal: they come first, so that no long one is left over.
-  const auto tiles = static_cast<int>(call.tiles), index = static_cast<int>(blockIdx.x);
-  const int head = index / tiles % p.heads, batch = index / tiles / p.heads,
-            kv_head = head / p.group;
-  const SequenceTile tile =
-      sequence_tile(p, false, Tiles::kQueries, tiles - 1 - index % tiles, batch);
+  const auto [head, batch, tile] = query_tile(call, Tiles::kQueries);
+  const int kv_head = head / p.group;
   const SequencePlace& s = tile.sequence;
   if (tile.first >= s.queries) return;
   const std::int64_t count = s.queries - tile.first, first_row = s.first_query + tile.first;
@@ -120,10 +116,8 @@ __global__ void __launch_bounds__(kTileThreads)
   float *const queries = shared, *const keys = shared + kTile * stride,
                *const sums = keys + kTile * stride;
   const RowProblem<float>& p = call.p;
-  const auto tiles = static_cast<int>(call.key_tiles), index = static_cast<int>(blockIdx.x);
-  const int head = index / tiles % p.heads, batch = index / tiles / p.heads,
-            kv_head = head / p.group;
-  const SequenceTile tile = sequence_tile(p, true, kTile, index % tiles, batch);
+  const auto [head, batch, tile] = key_tile(call, p.heads);
+  const int kv_head = head / p.group;
   const SequencePlace& s = tile.sequence;
   if (tile.first >= s.keys) return;
   const auto parameters = load_parameters<N, float>(p, head);
@@ -169,12 +163,6 @@ __global__ void __launch_bounds__(kTileThreads)
                        key] = static_cast<float>(sum);
 }
 
-/// The narrowest padded head dim.
-inline int padded_dim(const RowProblem<float>& p) {
-  const int dim = p.dim > p.value_dim ? p.dim : p.value_dim;
-  return dim <= 64 ? 64 : (dim <= 128 ? 128 : 256);
-}
-
 template <class... Parameters, class... Arguments>
 void launch_tiles(const Context& ctx, std::string_view name, std::int64_t blocks, int shared_bytes,
                   void (*kernel)(Parameters...), Arguments&&... arguments) {
@@ -190,20 +178,12 @@ void launch_tiles(const Context& ctx, std::string_view name, std::int64_t blocks
 
 template <class N>
 void FlashF32<N>::forward(const Context& ctx, const FlashF32Call& call) {
-  const auto start = [&]<int dim>() {
+  with_padded_dim(call.p.dim, call.p.value_dim, [&]<int dim>() {
     FlashF32Call sized = call;
     sized.tiles = call.p.tiles(call.p.queries, ForwardTiles<dim>::kQueries);
     launch_tiles(ctx, "attention in f32", sized.tiles * call.p.heads * call.batch,
                  ForwardTiles<dim>::kBytes, flash_f32_forward_kernel<N, dim>, sized);
-  };
-  switch (padded_dim(call.p)) {
-    case 64:
-      return start.template operator()<64>();
-    case 128:
-      return start.template operator()<128>();
-    default:
-      return start.template operator()<256>();
-  }
+  });
 }
 
 template <class N>

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 
+#include "attention/cuda/flash_call.h"
 #include "attention/cuda/flash_f32.h"
 #include "attention/cuda/row_problem.cuh"
 
@@ -46,6 +47,19 @@ struct QueryGradientTiles {
   static constexpr int kStride = dim + 4;
   static constexpr int kBytes = ((2 * kQueries + kTile) * kStride + kQueries * kScoreStride) * 4;
 };
+
+/// f.operator()<dim>() for the narrowest padded head dim that holds both.
+template <class F>
+decltype(auto) with_padded_dim(std::int64_t dim, std::int64_t value_dim, const F& f) {
+  switch (padded_dim(std::max(dim, value_dim))) {
+    case 64:
+      return f.template operator()<64>();
+    case 128:
+      return f.template operator()<128>();
+    default:
+      return f.template operator()<256>();
+  }
+}
 
 /// The stride of tiles whose features are known at run time alone: 4 modulo 32.
 inline int tile_stride(int features) {
@@ -89,9 +103,8 @@ struct Sum {
   }
 };
 
-/// Tile number `slot` of `size` query rows or keys of batch entry `batch`. Packed, the tiles of
-/// sequence b start at slot cu[b] / size + b, which grows by at least as many as b needs; slots to
-/// spare hold tiles that start behind their sequence's end.
+/// Tile `slot` of RowProblem::tiles(), of `size` query rows or keys, of batch entry `batch` (0 when
+/// packed).
 struct SequenceTile {
   SequencePlace sequence;
   int first;  // row or key of the sequence
@@ -99,13 +112,27 @@ struct SequenceTile {
 __device__ inline SequenceTile sequence_tile(const RowProblem<float>& p, bool over_keys, int size,
                                              int slot, int batch) {
   if (p.cu_queries == nullptr) return {sequence_at(p, batch), slot * size};
-  const std::int32_t* const cu = over_keys ? p.cu_keys : p.cu_queries;
-  int low = 0, high = p.sequences;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (cu[middle] / size + middle <= slot ? low : high) = middle;
-  }
-  return {sequence_at(p, low), (slot - (cu[low] / size + low)) * size};
+  const PackedTile at = packed_tile(over_keys ? p.cu_keys : p.cu_queries, p.sequences, size, slot);
+  return {sequence_at(p, at.sequence), at.tile * size};
+}
+
+/// The tile of a head that a block of threads works on.
+struct BlockTile {
+  int head, batch;
+  SequenceTile tile;
+};
+/// Of `size` query rows. Later tiles see more keys when causal: they come first, so that no long
+/// one is left over.
+__device__ inline BlockTile query_tile(const FlashF32Call& call, int size) {
+  const auto tiles = static_cast<int>(call.tiles), index = static_cast<int>(blockIdx.x);
+  const int head = index / tiles % call.p.heads, batch = index / tiles / call.p.heads;
+  return {head, batch, sequence_tile(call.p, false, size, tiles - 1 - index % tiles, batch)};
+}
+/// Of kTile keys of one of `heads` heads.
+__device__ inline BlockTile key_tile(const FlashF32Call& call, int heads) {
+  const auto tiles = static_cast<int>(call.key_tiles), index = static_cast<int>(blockIdx.x);
+  const int head = index / tiles % heads, batch = index / tiles / heads;
+  return {head, batch, sequence_tile(call.p, true, kTile, index % tiles, batch)};
 }
 
 /// Keys that query i takes from a pair (0: near), and i's place in the call.
@@ -328,10 +355,6 @@ struct TileScores {
     return scores[(tile_y() * R + r) * kScoreStride + tile_x() + c * kSide];
   }
 };
-
-/// How many parameters a normaliser has.
-template <class N>
-inline constexpr int kParameterCount = static_cast<int>(N::parameters.size());
 
 /// A normaliser's partial row, nothing where it has none.
 template <class N, bool = N::row_normalised>

@@ -4,6 +4,7 @@
 // so the order of the sums depends on sizes alone.
 #pragma once
 
+#include "attention/cuda/head_parameters.cuh"
 #include "attention/cuda/options.cuh"
 #include "attention/cuda/tile.cuh"
 #include "attention/cuda/visible.cuh"
@@ -30,8 +31,7 @@ class FlashTotals {
   static constexpr int kSharedBytes = 2 * kTileBytes;
 
   static std::int64_t tiles(const FlashForwardCall& call) {
-    return call.options.cu_queries != nullptr ? call.keys / kKeys + call.options.sequences
-                                              : (call.keys + kKeys - 1) / kKeys;
+    return call.options.tiles(call.keys, kKeys);
   }
 
   static __device__ __forceinline__ void run(const FlashForwardCall& call, std::uint32_t shared) {
@@ -58,13 +58,8 @@ class FlashTotals {
         first_(sequence.tile * kKeys),
         head_(head),
         band_(call.band.with_lengths(sequence.queries, sequence.keys)),
-        options_(call.options, sequence, head) {
-    float values[kMaxHeadParameters];
-#pragma unroll
-    for (int i = 0; i < kMaxHeadParameters; ++i)
-      values[i] = call.parameters[i] != nullptr ? call.parameters[i][head] : call.defaults[i];
-    parameters_ = N::load(values);
-  }
+        options_(call.options, sequence, head),
+        parameters_(load_parameters<N, float>(call, head)) {}
 
   __device__ __forceinline__ void add_pair(int pair) {
     const KeyRange seeing = band_.queries(first_, min(first_ + kKeys, sequence_.keys));
@@ -158,7 +153,7 @@ class FlashTotals {
   const int lane_, warp_, first_, head_;
   const Band band_;
   const ScoreOptions options_;
-  typename N::template Parameters<float> parameters_;
+  const typename N::template Parameters<float> parameters_;
   float totals_[kKeys / 8][2] = {};
 };
 

@@ -20,30 +20,24 @@ struct FlashSequence {
   int first_key, keys;       // S
   int tile;
 
-  /// Tile `slot` of FlashOptions::tiles(), of batch entry `batch` (0 when packed). Packed, the
-  /// tiles of sequence b start at slot cu[b] / rows + b: that grows with b by at least what b
-  /// needs, so a binary search finds the owner. Slots to spare hold tiles that start behind their
-  /// sequence's end. `queries`, `keys`: all of them.
+  /// Tile `slot` of FlashOptions::tiles(), of batch entry `batch` (0 when packed). `queries`,
+  /// `keys`: all of them.
   template <bool packable>
   static __device__ __forceinline__ FlashSequence of(const FlashOptions& options, bool over_keys,
                                                      int rows, int slot, int batch, int queries,
                                                      int keys) {
     if (!packable || options.cu_queries == nullptr)
       return {batch, batch, 0, queries, 0, keys, slot};
-    const std::int32_t* const cu = over_keys ? options.cu_keys : options.cu_queries;
-    int low = 0, high = options.sequences;  // the owner is in [low, high)
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      (cu[middle] / rows + middle <= slot ? low : high) = middle;
-    }
-    const int q = options.cu_queries[low], k = options.cu_keys[low];
-    return {low,
-            0,
-            q,
-            options.cu_queries[low + 1] - q,
-            k,
-            options.cu_keys[low + 1] - k,
-            slot - (cu[low] / rows + low)};
+    return of(options, packed_tile(over_keys ? options.cu_keys : options.cu_queries,
+                                   options.sequences, rows, slot));
+  }
+
+  /// A tile of packed sequences, which may start behind its sequence's end.
+  static __device__ __forceinline__ FlashSequence of(const FlashOptions& options,
+                                                     const PackedTile& at) {
+    const std::int32_t *const q = options.cu_queries + at.sequence, *const k = options.cu_keys +
+                                                                               at.sequence;
+    return {at.sequence, 0, q[0], q[1] - q[0], k[0], k[1] - k[0], at.tile};
   }
 };
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "attention/attention.h"
+#include "attention/cuda/packed.h"
 
 namespace quietformer::cuda {
 
@@ -40,9 +41,9 @@ struct FlashOptions {
     return mask.data != nullptr || key_padding.data != nullptr || bias.data != nullptr ||
            slopes.data != nullptr || dropout || cu_queries != nullptr;
   }
-  /// Tiles of `rows` rows of `length` queries or keys in all, for the grid; see FlashSequence.
+  /// Slots for tiles of `rows` of `length` queries or keys in all, for the grid.
   std::int64_t tiles(std::int64_t length, int rows) const {
-    return cu_queries != nullptr ? length / rows + sequences : (length + rows - 1) / rows;
+    return tile_slots(length, rows, cu_queries != nullptr, sequences);
   }
 };
 

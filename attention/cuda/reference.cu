@@ -297,6 +297,8 @@ class Reference final : public AttentionImplementation {
 
   std::optional<std::string> why_not(const AttentionProblem& p, Direction) const override {
     if (p.q.device.type != DeviceType::cuda) return "runs on GPUs only";
+    if (std::max(p.q.shape[0] * p.heads(), p.batch()) > 1 << 30)
+      return "more heads or sequences than 32 bits count";
     return std::nullopt;
   }
 

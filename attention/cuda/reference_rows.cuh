@@ -11,8 +11,6 @@
 namespace quietformer::cuda {
 
 inline constexpr int kRowThreads = 256;
-template <class N>
-inline constexpr int kParameters = static_cast<int>(N::parameters.size());
 
 /// The row of this block of threads.
 template <class T>
@@ -142,7 +140,8 @@ __global__ void __launch_bounds__(kRowThreads)
   if constexpr (N::row_normalised) row = N::restore(static_cast<double>(p.row_state[at.index]));
   const auto element = [&](std::int64_t c) {
     const T score = row_of_scores[c];
-    return Element<T>{score, N::weight(score, row, parameters), row_of_grads[c]};
+    return Element<T>{score, N::weight(score, row, parameters),
+                      visible_gradient(score, row_of_grads[c])};
   };
   at.for_keys([&](std::int64_t c) { row_of_scores[c] = adjust(row_of_scores[c], c - first_key); });
   double delta = 0;

@@ -74,9 +74,9 @@ struct BiasTarget {
   QF_HOST_DEVICE bool summed(int d) const { return stride[d] == 0; }
 };
 
-/// A block of threads per row of the target (queries from `first_row` on, in `blockIdx.x`) and
-/// first task of those that add to the same rows (in `blockIdx.y`): it adds their contributions up
-/// in order.
+/// A block of threads per row of the target (queries from `first_row` on, in `blockIdx.x`), first
+/// task of those that add to the same rows (in `blockIdx.y`) and, packed, every gridDim.z-th
+/// sequence of a target that has one entry for each: it adds their contributions up in order.
 template <class T, class Sum>
 __global__ void __launch_bounds__(kThreads)
     bias_kernel(RowProblem<T> p, RowBlock b, const T* grads, BiasTarget target,
@@ -97,12 +97,10 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (first != x) return;
   const std::int64_t target_row = first_row + blockIdx.x;
-  const int sequence_begin =
-      packed && !target.summed(0) ? static_cast<int>(blockIdx.z) : (packed ? 0 : b.batch(x));
-  const int sequence_end = packed && target.summed(0) ? p.sequences : sequence_begin + 1;
 
   // Sum over one column, or over all where keys are broadcast, of everything that adds to it.
-  const auto contributions = [&](std::int64_t from, std::int64_t until, std::int64_t by) {
+  const auto contributions = [&](int sequence_begin, int sequence_end, std::int64_t from,
+                                 std::int64_t until, std::int64_t by) {
     double sum = 0;
     for (int t = first; t < last; t += step)
       for (int index = sequence_begin; index < sequence_end; ++index) {
@@ -125,15 +123,25 @@ __global__ void __launch_bounds__(kThreads)
     return sum;
   };
 
-  const int batch_index = packed ? sequence_begin : b.batch(x);
-  Sum* const row = out + batch_index * target.stride[0] + b.head(x, p.group) * target.stride[1] +
-                   target_row * target.stride[2];
-  if (target.summed(3)) {
-    const double sum = block_reduce<kThreads>(contributions(threadIdx.x, p.keys, kThreads), Plus());
-    if (threadIdx.x == 0) *row += static_cast<Sum>(sum);
-  } else {
-    for (std::int64_t j = threadIdx.x; j < target.shape[3]; j += kThreads)
-      row[j] += static_cast<Sum>(contributions(j, j + 1, 1));
+  const auto add = [&](int sequence_begin, int sequence_end) {
+    Sum* const row = out + sequence_begin * target.stride[0] +
+                     b.head(x, p.group) * target.stride[1] + target_row * target.stride[2];
+    if (target.summed(3)) {
+      const double sum = contributions(sequence_begin, sequence_end, threadIdx.x, p.keys, kThreads),
+                   total = block_reduce<kThreads>(sum, Plus());
+      if (threadIdx.x == 0) *row += static_cast<Sum>(total);
+    } else {
+      for (std::int64_t j = threadIdx.x; j < target.shape[3]; j += kThreads)
+        row[j] += static_cast<Sum>(contributions(sequence_begin, sequence_end, j, j + 1, 1));
+    }
+  };
+  if (!packed) return add(b.batch(x), b.batch(x) + 1);
+  if (target.summed(0)) return add(0, p.sequences);
+  for (int index = static_cast<int>(blockIdx.z); index < p.sequences;
+       index += static_cast<int>(gridDim.z)) {
+    const SequencePlace s = sequence_at(p, index);
+    if (s.first_query < b.first_row + b.rows && b.first_row < s.first_query + s.queries)
+      add(index, index + 1);
   }
 }
 
@@ -242,7 +250,9 @@ void add_bias_gradient(const Context& ctx, const RowProblem<T>& problem, const R
   // Packed, rows of the block are anywhere in their sequences.
   const bool own_rows = !packed && bias[2] > 1;
   const std::int64_t rows = own_rows ? b.rows : bias[2], first_row = own_rows ? b.first_row : 0;
-  const unsigned sequences = packed && bias[0] > 1 ? static_cast<unsigned>(bias[0]) : 1;
+  constexpr std::int64_t kDeepest = 65535;  // a grid's z
+  const auto sequences =
+      packed && bias[0] > 1 ? static_cast<unsigned>(std::min(bias[0], kDeepest)) : 1;
   launch(ctx, "gradient of bias",
          {dim3(static_cast<unsigned>(rows), static_cast<unsigned>(b.tasks), sequences),
           dim3(kThreads)},

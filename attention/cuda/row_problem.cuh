@@ -2,6 +2,7 @@
 // scores and weights. Queries i and keys j count from the start of their sequence.
 #pragma once
 
+#include "attention/cuda/head_parameters.cuh"
 #include "attention/cuda/row_problem.h"
 #include "core/math.h"
 
@@ -21,17 +22,6 @@ __device__ SequencePlace sequence_at(const RowProblem<T>& p, int index) {
   if (p.cu_queries == nullptr) return {index, 0, p.queries, 0, p.keys};
   const std::int64_t q = p.cu_queries[index], k = p.cu_keys[index];
   return {index, q, p.cu_queries[index + 1] - q, k, p.cu_keys[index + 1] - k};
-}
-
-/// The packed sequence that owns element `at` of what `cu` cuts up: the last one that starts at or
-/// before it, so empty sequences own nothing.
-__device__ inline int owner_of(const std::int32_t* cu, int sequences, std::int64_t at) {
-  int low = 0, high = sequences;  // the owner is in [low, high)
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (cu[middle] <= at ? low : high) = middle;
-  }
-  return low;
 }
 
 /// The sequence of row `row` of batch entry `batch`.
@@ -95,17 +85,6 @@ __device__ void dropout_factors(const RowProblem<T>& p, int sequence, int head, 
                                     static_cast<std::uint32_t>(j));
 #pragma unroll
   for (int k = 0; k < 4; ++k) factors[k] = bits.word[k] >= p.threshold ? p.kept : T(0);
-}
-
-/// Parameters of a normaliser for one head.
-template <class N, class A, class T>
-__device__ typename N::template Parameters<A> load_parameters(const RowProblem<T>& p, int head) {
-  A values[kMaxHeadParameters];
-#pragma unroll
-  for (int k = 0; k < kMaxHeadParameters; ++k)
-    values[k] = p.parameters[k] != nullptr ? static_cast<A>(p.parameters[k][head])
-                                           : static_cast<A>(p.defaults[k]);
-  return N::load(values);
 }
 
 }  // namespace quietformer::cuda

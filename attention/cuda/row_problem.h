@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "attention/attention.h"
+#include "attention/cuda/packed.h"
 #include "attention/mask.h"
 
 namespace quietformer::cuda {
@@ -64,9 +65,9 @@ struct RowProblem {
 
   T *row_state, *lse, *lse_scores, *sink_mass, *row_sum;  // (B, H, L) or null
 
-  /// How many tiles of `size` rows `length` query rows or keys of all sequences take, at most.
+  /// Slots for tiles of `size` rows of `length` queries or keys in all.
   std::int64_t tiles(std::int64_t length, int size) const {
-    return cu_queries != nullptr ? length / size + sequences : (length + size - 1) / size;
+    return tile_slots(length, size, cu_queries != nullptr, sequences);
   }
 
   RowProblem(const Context& ctx, const AttentionProblem& p)

@@ -1,12 +1,9 @@
 #include "attention/cuda/rows.h"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "attention/cuda/row_problem.h"
 #include "attention/score/cosine.h"
-#include "core/cuda/launch.h"
 #include "core/cuda/reduce.cuh"
+#include "core/cuda/storage.cuh"
 
 namespace quietformer::cuda {
 namespace {
@@ -48,45 +45,17 @@ __device__ std::int64_t lane() {
 }
 
 template <class To, class From>
-__device__ To convert(From value) {
-  if constexpr (std::is_same_v<From, __nv_bfloat16>)
-    return convert<To>(__bfloat162float(value));
-  else if constexpr (std::is_same_v<From, __half>)
-    return convert<To>(__half2float(value));
-  else if constexpr (std::is_same_v<To, __nv_bfloat16>)
-    return __float2bfloat16_rn(static_cast<float>(value));
-  else if constexpr (std::is_same_v<To, __half>)
-    return __float2half_rn(static_cast<float>(value));
-  else
-    return static_cast<To>(value);
-}
-
-template <class To, class From>
 __global__ void convert_kernel(StridedRows<To> to, StridedRows<const From> from, std::int64_t rows,
                                std::int64_t features) {
   for (std::int64_t row = first_warp(); row < rows; row += warp_step())
-    for (std::int64_t c = lane(); c < features; c += kWarp) to[row][c] = convert<To>(from[row][c]);
+    for (std::int64_t c = lane(); c < features; c += kWarp)
+      to[row][c] = narrow<To>(widen(from[row][c]));
 }
 
 template <class T>
 __global__ void zero_kernel(StridedRows<T> to, std::int64_t rows, std::int64_t features) {
   for (std::int64_t row = first_warp(); row < rows; row += warp_step())
     for (std::int64_t c = lane(); c < features; c += kWarp) to[row][c] = T(0);
-}
-
-template <class Body>
-void dispatch_storage(DType dtype, Body&& body) {
-  switch (dtype) {
-    case DType::f64:
-      return body.template operator()<double>();
-    case DType::f32:
-      return body.template operator()<float>();
-    case DType::bf16:
-      return body.template operator()<__nv_bfloat16>();
-    default:
-      QF_EXPECTS(dtype == DType::f16);
-      return body.template operator()<__half>();
-  }
 }
 
 template <class T>

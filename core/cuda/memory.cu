@@ -9,6 +9,11 @@ std::string device_name(Device device) {
   return "cuda:" + std::to_string(device.index);
 }
 
+/// "12.4", as the runtime counts versions.
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
 }  // namespace
 
 void check_cuda(cudaError_t status, std::string_view what, Device device) {
@@ -62,6 +67,9 @@ std::string unavailable() {
   int driver = 0;
   if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
     return "no GPU: no NVIDIA driver is installed";
+  if (status == cudaErrorInsufficientDriver)
+    return "no GPU: the NVIDIA driver supports CUDA " + version_text(driver) +
+           ", this build needs CUDA " + version_text(CUDART_VERSION);
   return std::string("no GPU: ") +
          (status == cudaSuccess ? "no CUDA device is visible" : cudaGetErrorString(status));
 }

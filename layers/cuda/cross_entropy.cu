@@ -255,6 +255,7 @@ Loss<T> describe(const Tensor& row_loss, const Tensor& row_lse, const Tensor& lo
   p.columns = columns_of(logits), p.stride = logits.stride[logits.shape.rank - 2];
   // Kernels count columns in 32 bits, a few steps beyond the end included.
   QF_EXPECTS(p.stride < (std::int64_t{1} << 30));
+  QF_EXPECTS(rows_of(logits) <= INT32_MAX);  // a block each
   return p;
 }
 

@@ -51,6 +51,7 @@ struct CaseOptions {
   std::uint32_t seed = 1;
   double std = 1, mean = 0;      // of q
   double k_std = 1, k_mean = 0;  // of k
+  double far_size = 1;           // of q2 and k2: times those of q and k
 };
 
 class AttentionCase {
@@ -179,8 +180,9 @@ class AttentionCase {
     p.v = normal_rows(o_.Hk, o_.S, o_.Dv);
     p.do_ = normal_rows(o_.H, o_.L, o_.Dv);
     if (o_.score == Score::piecewise) {
-      p.q2 = normal_rows(o_.H, o_.L, o_.D, o_.std, o_.mean);
-      p.k2 = normal_rows(o_.Hk, o_.S, o_.D, o_.k_std, o_.k_mean);
+      const double f = o_.far_size;
+      p.q2 = normal_rows(o_.H, o_.L, o_.D, f * o_.std, f * o_.mean);
+      p.k2 = normal_rows(o_.Hk, o_.S, o_.D, f * o_.k_std, f * o_.k_mean);
       p.dq2 = make_rows(o_.H, o_.L, o_.D);
       p.dk2 = make_rows(o_.Hk, o_.S, o_.D);
     }
@@ -249,6 +251,13 @@ class AttentionCase {
   GuardedTensor workspace_;
   mutable GpuCopies copies_;
 };
+
+inline void expect_same_bits(const AttentionCase& a, const AttentionCase& b) {
+  const auto left = a.results(), right = b.results();
+  ASSERT_EQ(left.size(), right.size());
+  for (std::size_t i = 0; i < left.size(); ++i)
+    EXPECT_TRUE(same_bits(left[i].second, right[i].second)) << left[i].first;
+}
 
 /// close() for every result. The allowance of a gradient is never less than that of the largest
 /// gradient, since gradients that ought to vanish are sums that cancel, and dscale's, the longest

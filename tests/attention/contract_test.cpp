@@ -4,8 +4,10 @@
 // accepted.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "attention/cuda/packed.h"
 #include "attention/flash_pair.h"
 #include "attention/normalizer/softmax_n.h"
 #include "attention/reference_pair.h"
@@ -195,6 +197,36 @@ constexpr bool none_is_a_policy = (!NormalizerPolicy<Ns> && ...);
 static_assert(
     none_is_a_policy<LacksName, LacksTerm, LacksMerge, LacksScale, LacksWeight, LacksDscore,
                      LacksRowGradients, LacksElementGradient, LacksDeltaTerm, TooManyParameters>);
+
+// The host knows how many sequences there are and their length in all; the slots must do for any.
+TEST(PackedTiles, EveryTileHasOneSlotAndSpareOnesStartBehindTheirSequence) {
+  const std::vector<std::vector<int>> packs{{64},         {0},           {1, 0, 150, 64, 3, 20},
+                                            {0, 0, 5, 0}, {63, 65, 128}, std::vector<int>(40, 1),
+                                            {1000, 0, 1}, {0, 0, 0}};
+  for (const std::vector<int>& lengths : packs)
+    for (const int rows : {1, 32, 64, 128}) {
+      std::vector<std::int32_t> cu{0};
+      for (const int length : lengths) cu.push_back(cu.back() + length);
+      const int sequences = int(lengths.size());
+      std::vector<std::vector<int>> slots_of(lengths.size());
+      const std::int64_t slots = cuda::tile_slots(cu.back(), rows, true, sequences);
+      for (int slot = 0; slot < slots; ++slot) {
+        const auto [sequence, tile] = cuda::packed_tile(cu.data(), sequences, rows, slot);
+        ASSERT_TRUE(sequence >= 0 && sequence < sequences && tile >= 0) << slot;
+        std::vector<int>& count = slots_of[std::size_t(sequence)];
+        count.resize(std::max(count.size(), std::size_t(tile) + 1));
+        ++count[std::size_t(tile)];
+      }
+      for (int b = 0; b < sequences; ++b) {
+        const std::vector<int>& count = slots_of[std::size_t(b)];
+        EXPECT_GE(std::int64_t(count.size()),
+                  cuda::tile_slots(lengths[std::size_t(b)], rows, false, 1));
+        EXPECT_TRUE(std::all_of(count.begin(), count.end(), [](int n) { return n == 1; }));
+        for (int row = cu[std::size_t(b)]; row < cu[std::size_t(b) + 1]; ++row)
+          EXPECT_EQ(cuda::owner_of(cu.data(), sequences, row), b);
+      }
+    }
+}
 
 }  // namespace
 }  // namespace quietformer

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "tests/attention/hidden_keys.h"
 #include "tests/attention/option_grid.h"
 
 namespace quietformer {
@@ -11,6 +12,7 @@ namespace {
 
 using test::AttentionCase;
 using test::CaseOptions;
+using test::expect_same_bits;
 using test::get;
 
 class AttentionProperty : public testing::TestWithParam<test::Pair> {
@@ -39,13 +41,6 @@ void run(const AttentionCase& c) {
   c.forward();
   c.backward();
   EXPECT_TRUE(c.guards_intact());
-}
-
-void expect_same_bits(const AttentionCase& a, const AttentionCase& b) {
-  const auto left = a.results(), right = b.results();
-  ASSERT_EQ(left.size(), right.size());
-  for (std::size_t i = 0; i < left.size(); ++i)
-    EXPECT_TRUE(test::same_bits(left[i].second, right[i].second)) << left[i].first;
 }
 
 TEST_P(AttentionProperty, SameBitsForAnyNumberOfThreads) {
@@ -193,6 +188,15 @@ TEST_P(AttentionProperty, KeysThatNobodySeesGetZeroGradient) {
   EXPECT_EQ(test::max_abs(c.problem.dk.slice(2, 3, 2)), 0);
   EXPECT_EQ(test::max_abs(c.problem.dv.slice(2, 3, 2)), 0);
   EXPECT_EQ(test::max_abs(c.problem.total_attention.slice(2, 3, 2)), 0);
+}
+
+TEST_P(AttentionProperty, TakesAnyNumberWhereAKeyIsHidden) {
+  for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+    SCOPED_TRACE(name_of(dtype));
+    CaseOptions options = base();
+    options.dtype = dtype;
+    test::expect_hidden_keys_not_to_matter(options, run);
+  }
 }
 
 TEST_P(AttentionProperty, GroupedHeadsAreRepeatedKeyHeads) {

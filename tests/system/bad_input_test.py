@@ -84,7 +84,7 @@ cases = [
     ("data.path", [config, f"data.path={root}/broken.zip"]),
     ("data.path", [config, "data.path=generator:martian"]),
     ("data.source", [config, "data.source=images"]),
-    ("data.mlm", [config, "data.mlm={probability: 0.15}"]),
+    ("data.mlm.mask_token", [config, "model.type=bert", "attention.causal=false"]),
     ("data.path", [config, *tokens, f"data.path={root}/odd.bin"]),
     ("optim.type", [config, "optim.type=adam2"]),
     ("optim.lr", [config, "optim.lr=-1"]),

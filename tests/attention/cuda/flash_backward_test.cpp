@@ -5,7 +5,9 @@
 #include <string>
 
 #include "tests/attention/cuda/gpu_backward_case.h"
+#include "tests/attention/cuda/gpu_compare.h"
 #include "tests/attention/cuda/gpu_options.h"
+#include "tests/attention/cuda/gpu_pair_test.h"
 
 namespace quietformer {
 namespace {
@@ -13,15 +15,7 @@ namespace {
 using test::GpuBackwardCase;
 using test::GpuOptions;
 
-class GpuFlashBackward : public testing::TestWithParam<test::Pair> {
- protected:
-  void SetUp() override {
-    if (const std::string reason = cuda::unavailable(); !reason.empty()) GTEST_SKIP() << reason;
-    options_.score = std::get<0>(GetParam());
-    options_.normalizer = std::get<1>(GetParam());
-  }
-  GpuOptions options_;
-};
+class GpuFlashBackward : public test::GpuPairTest<GpuOptions> {};
 
 void expect_correct(const GpuOptions& options, bool deterministic) {
   SCOPED_TRACE(describe(options) + (deterministic ? " in order" : " atomic"));
@@ -74,8 +68,8 @@ TEST_P(GpuFlashBackward, SumsABroadcastBiasInTheSameOrderInEveryRun) {
   options_.B = 3, options_.H = 4, options_.Hk = 2, options_.L = 200, options_.S = 300;
   options_.D = options_.Dv = 64;
   if (!test::built(options_)) GTEST_SKIP() << "not in this build";
-  for (const Shape& bias :
-       {Shape{1, 1, 200, 300}, Shape{1, 4, 1, 300}, Shape{3, 1, 200, 1}, Shape{1, 1, 1, 1}}) {
+  const auto check = [&](const Shape& bias) {
+    SCOPED_TRACE(to_string(bias));
     options_.bias = bias;
     GpuBackwardCase gpu(options_);
     gpu.forward();
@@ -84,9 +78,16 @@ TEST_P(GpuFlashBackward, SumsABroadcastBiasInTheSameOrderInEveryRun) {
     const auto first = gpu.gradient_bits();
     for (int run = 0; run < 3; ++run) {
       gpu.backward();
-      ASSERT_EQ(gpu.gradient_bits(), first) << to_string(bias);
+      ASSERT_EQ(gpu.gradient_bits(), first);
     }
-  }
+  };
+  for (const Shape& bias :
+       {Shape{1, 1, 200, 300}, Shape{1, 4, 1, 300}, Shape{3, 1, 200, 1}, Shape{1, 1, 1, 1}})
+    check(bias);
+  options_.queries = {3, 0, 130, 129, 1}, options_.keys = {150, 7, 130, 5, 0};
+  for (const Shape& bias : {Shape{5, 1, 130, 150}, Shape{5, 4, 1, 150}, Shape{1, 4, 130, 150},
+                            Shape{1, 1, 1, 150}, Shape{5, 1, 130, 1}})
+    check(bias);
 }
 
 TEST_P(GpuFlashBackward, GivesZeroToRowsThatSeeNoKey) {
@@ -104,8 +105,33 @@ TEST_P(GpuFlashBackward, GivesZeroToRowsThatSeeNoKey) {
   }
 }
 
+TEST_P(GpuFlashBackward, TakesAnyNumberWhereAKeyIsHidden) {
+  options_.implementation = "flash";
+  for (const DType storage : {DType::bf16, DType::f16})
+    for (const int dim : {64, 128, 256}) {
+      options_.storage = options_.dtype = storage, options_.D = options_.Dv = dim;
+      if (!test::built(options_)) continue;
+      SCOPED_TRACE(describe(options_));
+      test::expect_hidden_keys_not_to_matter(
+          options_, [](test::AttentionCase& c) { test::run_on_gpu(c, "flash"); });
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, GpuFlashBackward, testing::ValuesIn(test::built_pairs()),
                          test::pair_name);
+
+// A grid with each key tile for each of the sequences would be 2^31 blocks and more.
+TEST(GpuFlashBackwardInOrder, TakesABiasForEachOfManySequences) {
+  if (const std::string reason = cuda::unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  constexpr int kSequences = 16'384;
+  GpuOptions options;
+  options.implementation = "flash";
+  options.H = options.Hk = 8, options.D = options.Dv = 8;
+  options.queries.assign(kSequences, 1), options.keys.assign(kSequences, 2);
+  options.bias = {kSequences, 8, 1, 2};
+  if (!test::built(options)) GTEST_SKIP() << "not in this build";
+  test::compare_with_cpu(options, DType::bf16, 1.0 / 64);
+}
 
 }  // namespace
 }  // namespace quietformer

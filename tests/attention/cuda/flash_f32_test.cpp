@@ -5,37 +5,21 @@
 #include <string>
 
 #include "tests/attention/cuda/gpu_compare.h"
+#include "tests/attention/cuda/gpu_pair_test.h"
 
 namespace quietformer {
 namespace {
 
-using test::AttentionCase;
 using test::CaseOptions;
 using test::compare_with_cpu;
 
-class GpuFlashInF32 : public testing::TestWithParam<test::Pair> {
+class GpuFlashInF32 : public test::GpuPairTest<CaseOptions> {
  protected:
-  void SetUp() override {
-    if (const std::string reason = cuda::unavailable(); !reason.empty()) GTEST_SKIP() << reason;
-    options_.score = std::get<0>(GetParam());
-    options_.normalizer = std::get<1>(GetParam());
-    options_.implementation = "flash";
-  }
-  CaseOptions options_;
+  GpuFlashInF32() { options_.implementation = "flash"; }
 };
 
 TEST_P(GpuFlashInF32, IsTheDefinitionOverAllOptions) {
-  int cases = 0;
-  for (const std::uint32_t seed : {11, 12})
-    test::for_each_combination(options_.score, options_.normalizer, seed, [&](CaseOptions options) {
-      if (HasFatalFailure()) return;
-      SCOPED_TRACE(test::describe(options));
-      ++cases;
-      options.implementation = "flash";
-      compare_with_cpu(options, DType::f32, 2e-5);
-    });
-  EXPECT_GT(cases, 80);
-  std::printf("%d cases\n", cases);
+  test::compare_over_all_options(options_, DType::f32, 2e-5);
 }
 
 TEST_P(GpuFlashInF32, IsTheDefinitionAcrossTiles) {
@@ -58,18 +42,13 @@ TEST_P(GpuFlashInF32, TakesHeadDimsTo256) {
 }
 
 TEST_P(GpuFlashInF32, HasTheSameBitsInEveryRun) {
-  CaseOptions options = test::several_blocks(options_)[1];
-  options.dtype = DType::f32;
-  AttentionCase first(options), again(options);
-  const AttentionImplementation& flash = test::find_implementation("flash");
-  for (AttentionCase* run : {&first, &again}) {
-    test::GpuCopies gpu;
-    gpu.run(flash, run->ctx, run->problem, Direction::forward);
-    gpu.run(flash, run->ctx, run->problem, Direction::backward);
-  }
-  const auto a = first.results(), b = again.results();
-  for (std::size_t i = 0; i < a.size(); ++i)
-    EXPECT_TRUE(test::same_bits(a[i].second, b[i].second)) << a[i].first;
+  test::expect_same_bits_in_every_run(test::several_blocks(options_)[1], DType::f32);
+}
+
+TEST_P(GpuFlashInF32, TakesAnyNumberWhereAKeyIsHidden) {
+  options_.dtype = DType::f32;
+  test::expect_hidden_keys_not_to_matter(
+      options_, [](test::AttentionCase& c) { test::run_on_gpu(c, "flash"); });
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GpuFlashInF32, testing::ValuesIn(test::all_pairs()), test::pair_name);

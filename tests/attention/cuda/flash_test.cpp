@@ -4,10 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 
 #include "attention/cuda/shared_memory.h"
 #include "tests/attention/cuda/gpu_options.h"
+#include "tests/attention/cuda/gpu_pair_test.h"
 
 namespace quietformer {
 namespace {
@@ -16,15 +18,7 @@ using test::gpu_tensor;
 using test::GpuCase;
 using test::GpuOptions;
 
-class GpuFlash : public testing::TestWithParam<test::Pair> {
- protected:
-  void SetUp() override {
-    if (const std::string reason = cuda::unavailable(); !reason.empty()) GTEST_SKIP() << reason;
-    options_.score = std::get<0>(GetParam());
-    options_.normalizer = std::get<1>(GetParam());
-  }
-  GpuOptions options_;
-};
+class GpuFlash : public test::GpuPairTest<GpuOptions> {};
 
 void expect_correct_over(const GpuOptions& pair, const std::vector<test::OptionValues>& options) {
   test::for_each_built(pair, options, 1, [](const GpuOptions& o) {
@@ -71,22 +65,60 @@ TEST_P(GpuFlash, GivesZeroToRowsThatSeeNoKey) {
   }
 }
 
-// Scores so wide that maxima still rise after the first tile: from -60 to 60 by less than what
-// makes a row follow, wider ones within one tile by more than f16 (hundreds) or bf16 (thousands)
-// holds.
+/// How scores of later keys come to be the larger ones.
+enum class Rise { by_chance, along_keys, in_the_far_pair };
+
+/// Scores so wide that maxima still rise after the first tile. `scale` multiplies products of
+/// variance 64 (cosine: 1); `far_size` is that of q2 and k2.
+struct Growth {
+  int dim;
+  bool general;  // the kernels that know every option
+  Rise rise;
+  double scale, far_size;
+};
+
+// By chance: by hardly anything, by so much that rows follow, and within one tile by more than f16
+// or bf16 holds. Along keys (ALiBi) by 0.3 a key, which bf16 follows and f16 starts again for. From
+// the near keys to the far ones by some tens and by hundreds.
+constexpr Growth kGrowths[] = {
+    {64, false, Rise::by_chance, 0.3, 1},        {64, false, Rise::by_chance, 2, 1},
+    {64, false, Rise::by_chance, 8, 1},          {64, false, Rise::by_chance, 100, 1},
+    {128, false, Rise::by_chance, 0.3, 1},       {128, false, Rise::by_chance, 8, 1},
+    {256, false, Rise::by_chance, 0.3, 1},       {256, false, Rise::by_chance, 8, 1},
+    {64, true, Rise::by_chance, 8, 1},           {128, true, Rise::by_chance, 2, 1},
+    {256, true, Rise::by_chance, 8, 1},          {64, true, Rise::along_keys, 0.05, 1},
+    {128, true, Rise::along_keys, 0.05, 1},      {256, true, Rise::along_keys, 0.05, 1},
+    {64, false, Rise::in_the_far_pair, 0.3, 2},  {64, true, Rise::in_the_far_pair, 0.3, 6},
+    {128, false, Rise::in_the_far_pair, 0.3, 6}, {128, true, Rise::in_the_far_pair, 0.3, 2},
+    {256, false, Rise::in_the_far_pair, 0.3, 2}, {256, true, Rise::in_the_far_pair, 0.3, 6},
+};
+
 TEST_P(GpuFlash, FollowsMaximaThatGrow) {
   options_.B = 1, options_.H = options_.Hk = 1, options_.L = 130, options_.S = 1024;
-  options_.D = options_.Dv = 64, options_.parameters = {0.5};
-  for (const DType storage : {DType::bf16, DType::f16})
-    for (const double scale : {0.3, 2.0, 8.0, 100.0}) {
-      options_.storage = storage;
-      if (!test::built(options_)) continue;
-      options_.scale = scale * (options_.score == Score::cosine ? 8 : 1);
-      SCOPED_TRACE(describe(options_));
-      GpuCase gpu(options_);
-      gpu.forward();
-      gpu.expect_correct();
+  options_.parameters = {0.5};
+  int cases = 0;
+  for (const Growth& growth : kGrowths) {
+    const bool far = growth.rise == Rise::in_the_far_pair;
+    if (far && options_.score != Score::piecewise) continue;
+    GpuOptions o = options_;
+    o.D = o.Dv = growth.dim;
+    o.threshold = options_.score == Score::piecewise ? 500 : 0, o.far_size = growth.far_size;
+    o.scale = growth.scale * (options_.score == Score::cosine ? std::sqrt(growth.dim)
+                                                              : std::sqrt(64.0 / growth.dim));
+    o.alibi_rank = growth.rise == Rise::along_keys ? 1 : 0;
+    o.key_padding = growth.general && growth.rise != Rise::along_keys;
+    for (o.storage = DType::bf16;; o.storage = DType::f16) {
+      if (test::built(o)) {
+        SCOPED_TRACE(describe(o) + " scale=" + std::to_string(growth.scale));
+        GpuCase gpu(o);
+        gpu.forward();
+        gpu.expect_correct();
+        ++cases;
+      }
+      if (o.storage == DType::f16) break;
     }
+  }
+  std::printf("%d cases\n", cases);
 }
 
 // CUDA C++ Programming Guide, "Maximum amount of shared memory per thread block".

@@ -43,12 +43,7 @@ class GpuBackwardCase : public GpuCase {
   std::vector<std::vector<std::uint16_t>> gradient_bits() const {
     std::vector<std::vector<std::uint16_t>> all;
     for (const GpuRows& rows : gradients_) all.push_back(rows.words());
-    for (const Tensor& sum : sums()) {
-      const OwnedTensor host(DType::f32, sum.shape);
-      cuda::copy(host, sum);
-      const auto* words = static_cast<const std::uint16_t*>(host.view().data);
-      all.emplace_back(words, words + 2 * sum.count());
-    }
+    for (const Tensor& sum : sums()) all.push_back(words_of(sum));
     return all;
   }
 
@@ -153,18 +148,7 @@ class GpuBackwardCase : public GpuCase {
     for (Sums& parameter : u.parameters) parameter = Sums(p.heads());
     u.bias = Sums(p.dbias ? p.dbias.count() : 0);
     u.scale = Sums(1);
-    const std::int64_t H = p.heads(), group = H / p.kv_heads();
-    for (std::int64_t b = 0; b < p.batch(); ++b)
-      for (std::int64_t h = 0; h < H; ++h) {
-        SequenceRows s{b, b * H + h,   b * p.kv_heads() + h / group, 0, p.q.shape[2],
-                       0, p.k.shape[2]};
-        if (p.packed()) {
-          const std::int32_t *q = p.cu_seqlens_q.as<std::int32_t>() + b,
-                             *k = p.cu_seqlens_k.as<std::int32_t>() + b;
-          s = {b, h, h / group, q[0], q[1] - q[0], k[0], k[1] - k[0]};
-        }
-        unfused_gradients(s, h, u);
-      }
+    for_each_head([&](const SequenceRows& s, std::int64_t h) { unfused_gradients(s, h, u); });
     // The operands' rows, once all that sums up to their gradients is there.
     finish_rows(p.q, u.rows[0]);
     finish_rows(p.k, u.rows[1]);

@@ -170,12 +170,8 @@ class GpuCase {
   std::vector<std::vector<std::uint16_t>> bits() const {
     std::vector<std::vector<std::uint16_t>> all{rows_.back().words()};
     for (const auto member : kStatistics)
-      if (const Tensor& statistic = problem_.*member; statistic.shape.rank != 0) {
-        const OwnedTensor host(DType::f32, statistic.shape);
-        cuda::copy(host, statistic);
-        const auto* words = static_cast<const std::uint16_t*>(host.view().data);
-        all.emplace_back(words, words + 2 * statistic.count());
-      }
+      if (const Tensor& statistic = problem_.*member; statistic.shape.rank != 0)
+        all.push_back(words_of(statistic));
     return all;
   }
 
@@ -227,6 +223,14 @@ class GpuCase {
     return there;
   }
 
+  /// The halves of an f32 tensor on the GPU.
+  static std::vector<std::uint16_t> words_of(const Tensor& there) {
+    const OwnedTensor host(DType::f32, there.shape);
+    cuda::copy(host, there);
+    const auto* const words = static_cast<const std::uint16_t*>(host.view().data);
+    return {words, words + 2 * there.count()};
+  }
+
   /// f32 sums of f32 terms; operands of several groups are rounded before their product.
   double statistics_tolerance() const {
     if (o_.groups == 1) return 2e-5;
@@ -276,6 +280,24 @@ class GpuCase {
     std::int64_t index, head, kv_head, first_query, queries, first_key, keys;
   };
 
+  /// f(rows, query head) for every head of every sequence.
+  template <class F>
+  void for_each_head(F&& f) const {
+    const AttentionProblem& p = reference_.problem;
+    const std::int64_t H = p.heads(), group = H / p.kv_heads();
+    for (std::int64_t b = 0; b < p.batch(); ++b)
+      for (std::int64_t h = 0; h < H; ++h) {
+        SequenceRows s{b, b * H + h,   b * p.kv_heads() + h / group, 0, p.q.shape[2],
+                       0, p.k.shape[2]};
+        if (p.packed()) {
+          const std::int32_t *q = p.cu_seqlens_q.as<std::int32_t>() + b,
+                             *k = p.cu_seqlens_k.as<std::int32_t>() + b;
+          s = {b, h, h / group, q[0], q[1] - q[0], k[0], k[1] - k[0]};
+        }
+        f(s, h);
+      }
+  }
+
   /// -inf where key j is hidden from query i.
   double score(const SequenceRows& s, std::int64_t h, std::int64_t i, std::int64_t j,
                double product) const {
@@ -308,20 +330,8 @@ class GpuCase {
   /// o with products, scores, weights and o rounded to the storage type, sums in f32: what a chain
   /// of 16-bit operations gives.
   std::vector<double> unfused_output() const {
-    const AttentionProblem& p = reference_.problem;
-    const std::int64_t H = p.heads(), group = H / p.kv_heads();
-    std::vector<double> out(std::size_t(p.o.count()), 0.0);
-    for (std::int64_t b = 0; b < p.batch(); ++b)
-      for (std::int64_t h = 0; h < H; ++h) {
-        SequenceRows s{b, b * H + h,   b * p.kv_heads() + h / group, 0, p.q.shape[2],
-                       0, p.k.shape[2]};
-        if (p.packed()) {
-          const std::int32_t *q = p.cu_seqlens_q.as<std::int32_t>() + b,
-                             *k = p.cu_seqlens_k.as<std::int32_t>() + b;
-          s = {b, h, h / group, q[0], q[1] - q[0], k[0], k[1] - k[0]};
-        }
-        unfused_rows(s, h, out);
-      }
+    std::vector<double> out(std::size_t(reference_.problem.o.count()), 0.0);
+    for_each_head([&](const SequenceRows& s, std::int64_t h) { unfused_rows(s, h, out); });
     return out;
   }
 

@@ -1,6 +1,11 @@
 // Forward and backward on a GPU against the reference on the CPU in f64.
 #pragma once
 
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "tests/attention/hidden_keys.h"
 #include "tests/attention/option_grid.h"
 
 namespace quietformer::test {
@@ -39,6 +44,35 @@ inline void compare_with_cpu(CaseOptions options, DType dtype, double tolerance)
   gpu.run(implementation, tested.ctx, t, Direction::backward);
   const auto found = tested.results(), expected = exact.results();
   expect_close_results(found, expected, tolerance);
+}
+
+/// The same over a covering set of all options, with the pair and implementation of `pair`.
+inline void compare_over_all_options(const CaseOptions& pair, DType dtype, double tolerance) {
+  int cases = 0;
+  for (const std::uint32_t seed : {11, 12})
+    for_each_combination(pair.score, pair.normalizer, seed, [&](CaseOptions options) {
+      if (testing::Test::HasFatalFailure()) return;
+      SCOPED_TRACE(describe(options));
+      ++cases;
+      options.implementation = pair.implementation;
+      compare_with_cpu(options, dtype, tolerance);
+    });
+  EXPECT_GT(cases, 80);
+  std::printf("%d cases\n", cases);
+}
+
+/// Both directions, by `implementation`.
+inline void run_on_gpu(AttentionCase& c, const std::string& implementation) {
+  GpuCopies gpu;
+  for (const Direction direction : {Direction::forward, Direction::backward})
+    gpu.run(find_implementation(implementation), c.ctx, c.problem, direction);
+}
+
+inline void expect_same_bits_in_every_run(CaseOptions options, DType dtype) {
+  options.dtype = dtype;
+  AttentionCase first(options), again(options);
+  for (AttentionCase* run : {&first, &again}) run_on_gpu(*run, options.implementation);
+  expect_same_bits(again, first);
 }
 
 /// Sizes that take several blocks of rows, with what the options do at their edges.

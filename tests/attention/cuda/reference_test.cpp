@@ -5,7 +5,9 @@
 #include <cmath>
 #include <string>
 
+#include "attention/cuda/reference.h"
 #include "tests/attention/cuda/gpu_compare.h"
+#include "tests/attention/cuda/gpu_pair_test.h"
 
 namespace quietformer {
 namespace {
@@ -15,29 +17,13 @@ using test::CaseOptions;
 using test::compare_with_cpu;
 using test::several_blocks;
 
-class GpuReference : public testing::TestWithParam<test::Pair> {
+class GpuReference : public test::GpuPairTest<CaseOptions> {
  protected:
-  void SetUp() override {
-    if (const std::string reason = cuda::unavailable(); !reason.empty()) GTEST_SKIP() << reason;
-    options_.score = std::get<0>(GetParam());
-    options_.normalizer = std::get<1>(GetParam());
-    options_.implementation = "reference";
-  }
-  CaseOptions options_;
+  GpuReference() { options_.implementation = "reference"; }
 };
 
 TEST_P(GpuReference, IsThatOfTheCpuOverAllOptions) {
-  int cases = 0;
-  for (const std::uint32_t seed : {11, 12})
-    test::for_each_combination(options_.score, options_.normalizer, seed, [&](CaseOptions options) {
-      if (HasFatalFailure()) return;
-      SCOPED_TRACE(test::describe(options));
-      ++cases;
-      options.implementation = "reference";
-      compare_with_cpu(options, DType::f64, 1e-10);
-    });
-  EXPECT_GT(cases, 80);
-  std::printf("%d cases\n", cases);
+  test::compare_over_all_options(options_, DType::f64, 1e-10);
 }
 
 TEST_P(GpuReference, IsThatOfTheCpuAcrossBlocks) {
@@ -62,25 +48,23 @@ TEST_P(GpuReference, RoundsSixteenBitsOnce) {
 }
 
 TEST_P(GpuReference, HasTheSameBitsInEveryRun) {
-  CaseOptions options = several_blocks(options_)[1];
-  options.dtype = DType::f32, options.implementation = "reference";
-  AttentionCase first(options), again(options);
-  const AttentionImplementation& reference = test::find_implementation("reference");
-  for (AttentionCase* run : {&first, &again}) {
-    test::GpuCopies gpu;
-    gpu.run(reference, run->ctx, run->problem, Direction::forward);
-    gpu.run(reference, run->ctx, run->problem, Direction::backward);
-  }
-  const auto a = first.results(), b = again.results();
-  for (std::size_t i = 0; i < a.size(); ++i)
-    EXPECT_TRUE(test::same_bits(a[i].second, b[i].second)) << a[i].first;
+  test::expect_same_bits_in_every_run(several_blocks(options_)[1], DType::f32);
+}
+
+// More sequences than a grid is deep, each with a bias of its own.
+TEST_P(GpuReference, TakesABiasForEachOfManySequences) {
+  constexpr int kSequences = 65'600;
+  options_.H = options_.Hk = 1, options_.D = options_.Dv = 1;
+  options_.queries.assign(kSequences, 0), options_.keys.assign(kSequences, 0);
+  for (const int b : {0, 7, 65'534, 65'535, 65'536, 65'599})
+    options_.queries[std::size_t(b)] = 2, options_.keys[std::size_t(b)] = 3;
+  options_.bias = {kSequences, 1, 2, 3};
+  compare_with_cpu(options_, DType::f32, 2e-5);
 }
 
 // Rows that repeat (stride 0): cuBLAS takes no such matrix.
 TEST_P(GpuReference, TakesRowsThatOverlap) {
-  CaseOptions options = options_;
-  options.implementation = "reference";
-  AttentionCase repeated(options), plain(options);
+  AttentionCase repeated(options_), plain(options_);
   for (const auto member :
        {&AttentionProblem::k, &AttentionProblem::v, &AttentionProblem::q, &AttentionProblem::do_}) {
     Tensor& rows = repeated.problem.*member;
@@ -92,12 +76,26 @@ TEST_P(GpuReference, TakesRowsThatOverlap) {
   for (const Direction direction : {Direction::forward, Direction::backward})
     gpu.run(reference, repeated.ctx, repeated.problem, direction);
   reference.forward(plain.ctx, plain.problem), reference.backward(plain.ctx, plain.problem);
+  // Equal values make gradients of scores vanish, but for rounding of terms around 1.
   const auto a = repeated.results(), b = plain.results();
   for (std::size_t i = 0; i < a.size(); ++i)
-    EXPECT_TRUE(test::close(a[i].second, b[i].second, 1e-10)) << a[i].first;
+    for (std::int64_t e = 0; e < b[i].second.count(); ++e)
+      ASSERT_NEAR(test::get(a[i].second, e), test::get(b[i].second, e),
+                  1e-10 * std::max(1.0, test::max_abs(b[i].second)))
+          << a[i].first << ", element " << e;
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GpuReference, testing::ValuesIn(test::all_pairs()), test::pair_name);
+
+// Shapes alone decide, so this needs no GPU.
+TEST(GpuReferenceRefuses, MoreHeadsThanItCounts) {
+  AttentionProblem p;
+  p.q = p.k = p.v = Tensor(nullptr, DType::f32, {1 << 16, 1 << 14, 1, 1}, {DeviceType::cuda, 0});
+  const AttentionImplementation& reference = cuda::reference_implementation();
+  EXPECT_EQ(reference.why_not(p, Direction::forward), std::nullopt);
+  p.q.shape[0] = p.k.shape[0] = p.v.shape[0] = 1 << 17;
+  EXPECT_EQ(reference.why_not(p, Direction::forward), "more heads or sequences than 32 bits count");
+}
 
 }  // namespace
 }  // namespace quietformer

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -45,6 +46,18 @@ TEST_F(Gpu, IsDescribed) {
                 gpu.name.c_str(), gpu.major, gpu.minor, gpu.multiprocessors,
                 double(gpu.memory_bytes) / (1 << 30));
   }
+}
+
+// CMakeLists.txt runs this with the driver of old_driver.cpp.
+TEST(OldDriver, IsNamedInOneLine) {
+  const char* const version = std::getenv("QUIETFORMER_OLD_DRIVER");
+  if (version == nullptr) GTEST_SKIP() << "test_core_cuda_old_driver runs it";
+  EXPECT_TRUE(cuda::gpus().empty());
+  const std::string reason = cuda::unavailable(),
+                    begin = "no GPU: the NVIDIA driver supports CUDA " + std::string(version) +
+                            ", this build needs CUDA ";
+  EXPECT_EQ(reason.substr(0, begin.size()), begin);
+  EXPECT_EQ(reason.find('\n'), std::string::npos);
 }
 
 TEST_F(Gpu, MemoryStartsAsZerosAlsoWhenReused) {
