@@ -9,8 +9,10 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/context.h"
 #include "core/cuda/memory.h"
 #include "core/log.h"
+#include "core/parallel.h"
 #include "core/sealed_file.h"
 #include "train/host_view.h"
 
@@ -120,22 +122,32 @@ void write_with_tensors(FileWriter& file, const Hdf5Image& image,
 
 void make_tensor(const DeferredTensor& tensor, std::vector<char>& memory,
                  const std::function<void(std::string_view bytes)>& sink) {
-  constexpr std::size_t kPiece = std::size_t{1} << 20;  // stays in a core's cache
+  constexpr std::size_t kPiece = std::size_t{1} << 21;  // stays in a core's cache
   const std::size_t bytes = bytes_of(tensor);
   if (bytes == 0) return;
-  const std::int64_t rows = tensor.shape.rank == 0 ? 1 : tensor.shape[0];
-  const std::size_t row = bytes / static_cast<std::size_t>(rows);
-  const std::int64_t piece =
-      tensor.write_rows ? std::clamp<std::int64_t>(std::int64_t(kPiece / row), 1, rows) : rows;
-  memory.resize(std::max(memory.size(), static_cast<std::size_t>(piece) * row));
-  for (std::int64_t first = 0; first < rows; first += piece) {
-    const std::int64_t count = std::min(piece, rows - first);
-    if (tensor.write_rows)
-      tensor.write_rows(first, count, memory.data());
-    else
-      tensor.write(memory.data());
-    sink({memory.data(), static_cast<std::size_t>(count) * row});
+  if (!tensor.write_rows) {
+    memory.resize(std::max(memory.size(), bytes));
+    tensor.write(memory.data());
+    return sink({memory.data(), bytes});
   }
+  const std::int64_t rows = tensor.shape[0];
+  const std::size_t row = bytes / static_cast<std::size_t>(rows);
+  const std::int64_t piece = std::clamp<std::int64_t>(std::int64_t(kPiece / row), 1, rows);
+  const std::size_t half = static_cast<std::size_t>(piece) * row;
+  memory.resize(std::max(memory.size(), 2 * half));
+  const auto place = [&](std::int64_t number) { return memory.data() + (number % 2) * half; };
+  const auto length = [&](std::int64_t number) { return std::min(piece, rows - number * piece); };
+  const std::int64_t pieces = (rows + piece - 1) / piece;
+  Context ctx;
+  ctx.threads = std::min(2, available_threads());
+  // One thread hands out a piece while another makes the next.
+  for (std::int64_t number = 0; number <= pieces; ++number)
+    parallel_chunks(ctx, 2, [&](std::int64_t part, int) {
+      if (part == 0 && number > 0)
+        sink({place(number - 1), static_cast<std::size_t>(length(number - 1)) * row});
+      if (part == 1 && number < pieces)
+        tensor.write_rows(number * piece, length(number), place(number));
+    });
 }
 
 void write_checkpoint(const std::string& path, const Checkpoint& checkpoint) {

@@ -97,7 +97,7 @@ TEST(Checkpoint, TensorsMayBeMadeWhileItIsWritten) {
                                    std::memcpy(out, small.view().data, 12);
                                  }}};
   write_checkpoint(folder / "c.h5", sample.checkpoint);
-  EXPECT_GT(pieces, 2);
+  EXPECT_GT(pieces, 1);
   const CheckpointReader reader(folder / "c.h5");  // verifies the seal
   const OwnedTensor got(DType::f32, {1000, 700}), got_small(DType::f32, {3});
   reader.read("parameters/large", got);
