@@ -37,7 +37,7 @@ enum class RowPadding : std::uint8_t { matrices, yes };
 struct Parameter {
   std::string name;  // a path, "blocks.3.attention.qkv.weight"; equals the checkpoint's name
   Shape shape;
-  Slot value;        // what layers multiply with, in the list's type
+  Slot value;   // what layers multiply with, in the list's type
   Slot master;  // what the optimizer updates and checkpoints hold; `value` itself in f32 and f64
   Slot grad;
   Init init;
