@@ -124,7 +124,7 @@ bool gemm_with(const Context& ctx, const Tensor& c, const Tensor& a, Transpose t
   const Product product{c, a, b, 1, 0, epilogue};
   if (epilogue.kind == Epilogue::Kind::gelu_backward && plan.undecided()) {
     plan.choose(ctx, cublas.light(), product);
-    Plan& alone = cublas.plan(key_of(ctx, c, a, ta, b, tb, Accumulate::overwrite, {}));
+    Plan& alone = cublas.plan(key_of(ctx, c, a, ta, b, tb, {}));
     if (alone.possible() && faster_apart(ctx, cublas.light(), plan, alone, product)) plan.give_up();
     if (!plan.possible()) return false;
   }

@@ -56,10 +56,10 @@ inline std::uint32_t alignment_of(const void* data) {
 /// Everything that the choice of an algorithm depends on.
 struct Key {
   std::int64_t m, n, k, lda, ldb, ldc, ld_pre;
-  std::uint32_t align_a, align_b, align_c, align_pre;
+  std::uint32_t align_a, align_b, align_c;
   DType in, out;
   Transpose ta, tb;
-  bool add, tf32, deterministic;
+  bool tf32, deterministic;
   Epilogue::Kind epilogue;
   auto operator<=>(const Key&) const = default;
 };
