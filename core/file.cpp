@@ -119,22 +119,23 @@ int sync_directory(const std::string& directory) {
   return ::fsync(fd.get()) == 0 || errno == EINVAL ? 0 : errno;
 }
 
-using NextPiece = std::function<bool(std::string_view& piece)>;
+using MakeFile = std::function<void(FileWriter& file)>;
 
-int write_pieces(int fd, const NextPiece& next) {
-  std::string_view piece;
-  int error = 0;
-  while (error == 0 && next(piece)) error = write_all(fd, piece);
-  return error;
-}
+// Ends the making of a file.
+struct WriteFailure {
+  int error;
+};
 
 int write_and_rename(const std::string& temporary, const std::string& target,
-                     const NextPiece& next) {
+                     const MakeFile& make) {
   Descriptor fd(create_temporary(temporary));
   if (fd.get() < 0) return errno;
   int error = 0;
+  FileWriter writer(fd.get());
   try {
-    error = write_pieces(fd.get(), next);
+    make(writer);
+  } catch (const WriteFailure& failure) {
+    error = failure.error;
   } catch (...) {
     ::unlink(temporary.c_str());
     throw;
@@ -229,22 +230,34 @@ void MappedFile::forget(std::string_view part) const {
   if (first < last) ::madvise(const_cast<char*>(data_) + first, last - first, MADV_DONTNEED);
 }
 
-void write_file_atomically(const std::string& path, const NextPiece& next) {
+void FileWriter::write(std::string_view bytes) {
+  if (const int error = write_all(descriptor_, bytes); error != 0) throw WriteFailure{error};
+}
+
+void FileWriter::rewrite(std::size_t offset, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written =
+        ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) throw WriteFailure{errno};
+    bytes.remove_prefix(static_cast<std::size_t>(written));
+    offset += static_cast<std::size_t>(written);
+  }
+}
+
+void write_file_atomically(const std::string& path, const MakeFile& make) {
   const fs::path target = resolve_target(path);
   const std::string directory = target.has_parent_path() ? target.parent_path().string() : ".";
   const std::string temporary =
       fmt::format("{}/.{}{}{}", directory, target.filename().string(), kTemporaryMark, ::getpid());
-  int error = write_and_rename(temporary, target.string(), next);
+  int error = write_and_rename(temporary, target.string(), make);
   if (error == 0) error = sync_directory(directory);
   if (error != 0) throw RunError(fmt::format("{}: cannot write: {}", path, reason(error)));
 }
 
 void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces) {
-  std::size_t index = 0;
-  write_file_atomically(path, [&](std::string_view& piece) {
-    if (index == pieces.size()) return false;
-    piece = pieces[index++];
-    return true;
+  write_file_atomically(path, [&](FileWriter& file) {
+    for (const std::string_view piece : pieces) file.write(piece);
   });
 }
 

@@ -44,11 +44,22 @@ class MappedFile {
 /// For a file size limit (RLIMIT_FSIZE) to fail that way the process must ignore SIGXFSZ.
 void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces);
 void write_file_atomically(const std::string& path, std::string_view contents);
-/// Pieces that are made while the file is written: next(piece) sets the next one, which stays valid
-/// until the next call, or returns false at the end. What it throws ends the writing like any
-/// failure.
+/// What write_file_atomically gives to whoever makes a file piece by piece.
+class FileWriter {
+ public:
+  explicit FileWriter(int descriptor) : descriptor_(descriptor) {}
+  void write(std::string_view bytes);  // at the end
+  /// Over bytes that were written before: a header that needs to know the rest.
+  void rewrite(std::size_t offset, std::string_view bytes);
+
+ private:
+  int descriptor_;
+};
+
+/// The same for a file that is made while it is written, in `make`; what that throws ends the
+/// writing like any failure.
 void write_file_atomically(const std::string& path,
-                           const std::function<bool(std::string_view& piece)>& next);
+                           const std::function<void(FileWriter& file)>& make);
 
 /// Removes temporaries of write_file_atomically that no living process is writing (a writer holds a
 /// lock on its temporary); returns how many. An absent directory has none. Temporaries that cannot

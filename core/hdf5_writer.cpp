@@ -1,5 +1,9 @@
 #include <fmt/format.h>
+#include <sys/mman.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #include "core/check.h"
@@ -12,23 +16,55 @@ namespace {
 using hdf5::Handle;
 
 // The memory of HDF5's core (in-memory) file driver, kept when the driver would free it: the image
-// of a large model is never copied.
+// of a large model is never copied. Memory beyond `used` was never given out and is zero, as it
+// came.
 struct ImageMemory {
   char* data = nullptr;
-  std::size_t size = 0;
+  std::size_t size = 0, used = 0, capacity = 0;
+
+  explicit ImageMemory(std::size_t reserved) {
+    if (reserved == 0) return;
+    capacity = reserved + reserved / 64 + (std::size_t{1} << 20);  // and what HDF5 adds
+    data = static_cast<char*>(std::calloc(capacity, 1));
+    if (data == nullptr)
+      capacity = 0;
+    else
+      advise_large_pages();
+  }
+  ImageMemory(const ImageMemory&) = delete;
+  ImageMemory& operator=(const ImageMemory&) = delete;
   ~ImageMemory() { std::free(data); }
+
+  // HDF5 clears even what it was asked to leave alone; a fault per 2 MiB makes that cheap.
+  void advise_large_pages() const {
+#ifdef MADV_HUGEPAGE
+    constexpr std::size_t kPage = std::size_t{1} << 21;
+    const std::size_t ahead = (kPage - reinterpret_cast<std::uintptr_t>(data) % kPage) % kPage;
+    if (capacity > ahead + kPage)
+      ::madvise(data + ahead, (capacity - ahead) / kPage * kPage, MADV_HUGEPAGE);
+#endif
+  }
+
+  char* resize(std::size_t to) {
+    if (to > capacity) {
+      char* const grown = static_cast<char*>(std::realloc(data, to));
+      if (grown == nullptr) return nullptr;
+      data = grown;
+      std::memset(data + capacity, 0, to - capacity);
+      capacity = to;
+    }
+    // What HDF5 leaves out (gaps) is zero, so that equal contents are equal bytes.
+    if (to > size && used > size) std::memset(data + size, 0, std::min(used, to) - size);
+    size = to;
+    used = std::max(used, to);
+    return data;
+  }
 };
 
 void* resize_image(void* data, std::size_t size, H5FD_file_image_op_t, void* memory) {
   ImageMemory& image = *static_cast<ImageMemory*>(memory);
-  if (data != image.data) return nullptr;
-  void* resized = std::realloc(data, size);
-  if (resized == nullptr) return nullptr;
-  image.data = static_cast<char*>(resized);
-  // What HDF5 leaves out (gaps) is zero, so that equal contents are equal bytes.
-  if (size > image.size) std::memset(image.data + image.size, 0, size - image.size);
-  image.size = size;
-  return resized;
+  if (data != image.data && data != nullptr) return nullptr;
+  return image.resize(size);
 }
 
 void* allocate_image(std::size_t size, H5FD_file_image_op_t operation, void* memory) {
@@ -79,6 +115,7 @@ struct Hdf5Writer::State {
   std::string name;
   std::size_t user_block = 0;
   ImageMemory memory;  // outlives the file
+  explicit State(std::size_t reserved) : memory(reserved) {}
   Handle group_creation, link_creation, tensor_creation, reserved_creation, text_creation;
   Handle file;
 
@@ -166,8 +203,8 @@ void Hdf5Writer::State::write_attribute(const Handle& object, const std::string&
   }
 }
 
-Hdf5Writer::Hdf5Writer(std::string name, std::size_t user_block)
-    : state_(std::make_unique<State>()) {
+Hdf5Writer::Hdf5Writer(std::string name, std::size_t user_block, std::size_t reserved)
+    : state_(std::make_unique<State>(reserved)) {
   const std::lock_guard lock(hdf5::library_mutex());
   State& s = *state_;
   s.name = std::move(name);

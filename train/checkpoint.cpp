@@ -82,8 +82,66 @@ Hdf5Reader open_verified(const MappedFile& file) {
 
 }  // namespace
 
+namespace {
+
+std::size_t bytes_of(const DeferredTensor& tensor) {
+  return static_cast<std::size_t>(tensor.shape.count() * size_of(tensor.dtype));
+}
+
+// Where a deferred tensor lies in the file.
+struct Place {
+  std::size_t begin;
+  const DeferredTensor* tensor;
+};
+
+// The image with the tensors in their places, from front to back; the seal last, over the front.
+void write_with_tensors(FileWriter& file, const Hdf5Image& image,
+                        const std::vector<Place>& places) {
+  const std::string_view bytes = image.view();
+  SealStream stream(kKind, image.size());
+  const auto write = [&](std::string_view part) {
+    stream.update(part);
+    file.write(part);
+  };
+  file.write(bytes.substr(0, kSealBytes));
+  std::size_t at = kSealBytes;
+  std::vector<char> memory;
+  for (const Place& place : places) {
+    QF_EXPECTS(place.begin >= at);
+    write(bytes.substr(at, place.begin - at));
+    make_tensor(*place.tensor, memory, write);
+    at = place.begin + bytes_of(*place.tensor);
+  }
+  write(bytes.substr(at));
+  file.rewrite(0, stream.header());
+}
+
+}  // namespace
+
+void make_tensor(const DeferredTensor& tensor, std::vector<char>& memory,
+                 const std::function<void(std::string_view bytes)>& sink) {
+  constexpr std::size_t kPiece = std::size_t{1} << 20;  // stays in a core's cache
+  const std::size_t bytes = bytes_of(tensor);
+  if (bytes == 0) return;
+  const std::int64_t rows = tensor.shape.rank == 0 ? 1 : tensor.shape[0];
+  const std::size_t row = bytes / static_cast<std::size_t>(rows);
+  const std::int64_t piece =
+      tensor.write_rows ? std::clamp<std::int64_t>(std::int64_t(kPiece / row), 1, rows) : rows;
+  memory.resize(std::max(memory.size(), static_cast<std::size_t>(piece) * row));
+  for (std::int64_t first = 0; first < rows; first += piece) {
+    const std::int64_t count = std::min(piece, rows - first);
+    if (tensor.write_rows)
+      tensor.write_rows(first, count, memory.data());
+    else
+      tensor.write(memory.data());
+    sink({memory.data(), static_cast<std::size_t>(count) * row});
+  }
+}
+
 void write_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
-  Hdf5Writer file(path, kSealBytes);
+  std::size_t reserved = 0;
+  for (const DeferredTensor& tensor : checkpoint.deferred) reserved += bytes_of(tensor);
+  Hdf5Writer file(path, kSealBytes, reserved);
   file.attribute("/", "format", std::string(kKind.name));
   file.attribute("/", "version", std::int64_t{kKind.version});
   file.attribute("/", "description",
@@ -102,18 +160,19 @@ void write_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
   };
   for (const NamedTensor& named : checkpoint.tensors)
     file.tensor(add(named.name), HostView(named.tensor).view());
-  std::vector<std::size_t> places;
-  for (const DeferredTensor& tensor : checkpoint.deferred)
-    places.push_back(file.reserve(add(tensor.name), tensor.dtype, tensor.shape));
+  std::vector<Place> places;
+  for (const DeferredTensor& tensor : checkpoint.deferred) {
+    const std::size_t begin = file.reserve(add(tensor.name), tensor.dtype, tensor.shape);
+    if (tensor.shape.count() > 0) places.push_back({begin, &tensor});
+  }
+  std::sort(places.begin(), places.end(),
+            [](const Place& a, const Place& b) { return a.begin < b.begin; });
   for (const auto& [group, description] : kDescriptions)
     if (groups.contains(group))
       file.attribute(std::string(group), "description", std::string(description));
   Hdf5Image image = file.finish();
-  for (std::size_t i = 0; i < places.size(); ++i)
-    if (const DeferredTensor& tensor = checkpoint.deferred[i]; tensor.shape.count() > 0)
-      tensor.write(image.bytes().data() + places[i]);
-  seal(image.bytes(), kKind);
-  write_file_atomically(path, image.view());
+  write_file_atomically(path,
+                        [&](FileWriter& writer) { write_with_tensors(writer, image, places); });
 }
 
 CheckpointReader::CheckpointReader(const std::string& path)

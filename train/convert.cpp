@@ -76,9 +76,15 @@ void write_native(const Context& ctx, const std::string& path, const ModelSource
   checkpoint.integers["step"] = 0;
   if (!model.trained_here) checkpoint.integers[std::string(kConverted)] = 1;
   for (auto& [name, text] : texts_of(model)) checkpoint.text[name] = std::move(text);
-  for (const SourceParameter& parameter : model.parameters)
-    checkpoint.deferred.push_back({"parameters/" + parameter.name, parameter.dtype, parameter.shape,
-                                   [&ctx, &parameter](void* out) { parameter.read(ctx, out); }});
+  for (const SourceParameter& parameter : model.parameters) {
+    DeferredTensor tensor{"parameters/" + parameter.name, parameter.dtype, parameter.shape,
+                          [&ctx, &parameter](void* out) { parameter.read(ctx, out); }};
+    if (parameter.read_rows)
+      tensor.write_rows = [&ctx, &parameter](std::int64_t first, std::int64_t rows, void* out) {
+        parameter.read_rows(ctx, first, rows, out);
+      };
+    checkpoint.deferred.push_back(std::move(tensor));
+  }
   write_checkpoint(path, checkpoint);
 }
 

@@ -103,7 +103,9 @@ ModelSource open_model(const std::string& path) {
 
 std::vector<Parameter> parameters_of(const ModelConfig& model, const AttentionConfig& attention) {
   ParameterList list(DType::f32);
-  make_model(model, attention, list);  // which registers them
+  ModelConfig small = model;  // tables of rotations grow with the context, no parameter does
+  if (find_position(model.position) == PositionKind::rotary) small.context = 1;
+  make_model(small, attention, list);  // which registers them
   return list.all();
 }
 

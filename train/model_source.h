@@ -22,6 +22,9 @@ struct SourceParameter {
   Shape shape;
   /// Writes the values to host memory of any alignment. May use ctx.threads.
   std::function<void(const Context& ctx, void* out)> read;
+  /// Rows [first, first + rows) alone, where that is possible: called from front to back.
+  std::function<void(const Context& ctx, std::int64_t first, std::int64_t rows, void* out)>
+      read_rows{};
 };
 
 struct ModelSource {

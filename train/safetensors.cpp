@@ -176,7 +176,7 @@ struct Written {
   const std::string& name;
   DType dtype;
   Shape shape;
-  std::function<std::string_view()> bytes;
+  std::function<void(FileWriter& file)> write;
 };
 
 void write(const std::string& path, std::vector<Written> tensors,
@@ -203,15 +203,10 @@ void write(const std::string& path, std::vector<Written> tensors,
   std::string json = format_safetensors_header(header, path);
   json.resize((json.size() + 7) / 8 * 8, ' ');
   const std::uint64_t length = json.size();
-  std::size_t piece_number = 0;
-  write_file_atomically(path, [&](std::string_view& piece) {
-    const std::size_t number = piece_number++;
-    if (number == order.size() + 2) return false;
-    if (number == 0)
-      piece = {reinterpret_cast<const char*>(&length), kLengthBytes};
-    else
-      piece = number == 1 ? json : order[number - 2]->bytes();
-    return true;
+  write_file_atomically(path, [&](FileWriter& file) {
+    file.write({reinterpret_cast<const char*>(&length), kLengthBytes});
+    file.write(json);
+    for (const Written* tensor : order) tensor->write(file);
   });
 }
 
@@ -223,9 +218,9 @@ void write_safetensors(const std::string& path, std::span<const NamedTensor> ten
   for (const NamedTensor& named : tensors) {
     const Tensor& tensor = named.tensor;
     QF_EXPECTS(tensor.contiguous() && tensor.device.type == DeviceType::cpu);
-    all.push_back({named.name, tensor.dtype, tensor.shape, [&tensor] {
-                     return std::string_view(static_cast<const char*>(tensor.data),
-                                             static_cast<std::size_t>(tensor.bytes()));
+    all.push_back({named.name, tensor.dtype, tensor.shape, [&tensor](FileWriter& file) {
+                     file.write({static_cast<const char*>(tensor.data),
+                                 static_cast<std::size_t>(tensor.bytes())});
                    }});
   }
   write(path, std::move(all), metadata);
@@ -236,12 +231,9 @@ void write_safetensors(const std::string& path, std::span<const DeferredTensor> 
   std::vector<char> memory;
   std::vector<Written> all;
   for (const DeferredTensor& tensor : tensors)
-    all.push_back({tensor.name, tensor.dtype, tensor.shape, [&memory, &tensor] {
-                     const auto bytes =
-                         static_cast<std::size_t>(tensor.shape.count() * size_of(tensor.dtype));
-                     if (memory.size() < bytes) memory.resize(bytes);
-                     if (bytes > 0) tensor.write(memory.data());
-                     return std::string_view(memory.data(), bytes);
+    all.push_back({tensor.name, tensor.dtype, tensor.shape, [&memory, &tensor](FileWriter& file) {
+                     make_tensor(tensor, memory,
+                                 [&](std::string_view bytes) { file.write(bytes); });
                    }});
   write(path, std::move(all), metadata);
 }

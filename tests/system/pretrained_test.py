@@ -108,7 +108,7 @@ for arguments, word in (
         ([broken, "x.h5", "--attention", "score=piecewise", "threshold=3"], "model.position"), ([broken, "tune.yaml"], "exists"),
         ([broken, broken, "--to", "hf"], "exists"), ([broken, "x", "--shard-size", "5XB"], "--shard-size"),
         ([FIXTURES / "bert-tiny", "x.h5"], "--mask-token"), ([broken, "x.h5", "--mask-token", "4"], "--mask-token"),
-        ([broken, "x.h5", "--map", "none.yaml"], "none.yaml"), ([broken, "x.h5", "--calibrate", "none.bin"], "none.bin"),
+        ([broken, "x.h5", "--map", "none.yaml"], "none.yaml"), ([broken, "x.h5", "--calibrate", "none.bin"], "none.bin"), ([broken, "x.h5", "--calibrate", "tune.yaml"], "*.bin"),
         ([broken, "none/x.h5"], "none/x.h5"), ([broken, "none/x"], "none/x")):
     status, out, err = run("convert", *arguments, cwd=root)
     wanted = 1 if "none/" in str(arguments[1]) else 2

@@ -85,6 +85,9 @@ std::unique_ptr<TokenSource> open_text(const Arguments& args, const ModelSource&
   SourceRequest request;
   request.kind = model.trained_here ? source_kind(model.config.data.source) : SourceKind::tokens;
   request.path = args.calibrate;
+  if (request.kind == SourceKind::tokens && !request.path.ends_with(".bin"))
+    throw InputError(fmt::format("--calibrate: {}: expected token ids in a *.bin, which {} reads",
+                                 request.path, args.source));
   request.what = "--calibrate";
   request.vocab = model.config.model.vocab;
   return open_source(request);

@@ -198,7 +198,7 @@ class NewDirectory {
         (parent / fmt::format(".{}.tmp-{}", target.filename().string(), ::getpid())).string();
     std::error_code error;
     fs::remove_all(temporary_, error);
-    if (!fs::create_directories(temporary_, error) || error) fail(error);
+    if (!fs::create_directory(temporary_, error) || error) fail(error);
   }
   NewDirectory(const NewDirectory&) = delete;
   NewDirectory& operator=(const NewDirectory&) = delete;

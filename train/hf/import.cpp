@@ -101,14 +101,18 @@ SourceParameter source_parameter(const Parameter& parameter, std::vector<TensorC
     pieces.emplace_back(std::move(copy), tensor);
   }
   const DType dtype = floating_dtype(pieces[0].second);
+  const int width = static_cast<int>(size_of(dtype));
+  const std::int64_t all = parameter.shape[0];
+  const auto read_rows = [pieces = std::move(pieces), width, all](
+                             const Context& ctx, std::int64_t first, std::int64_t rows, void* out) {
+    for (const auto& [copy, tensor] : pieces) {
+      copy_rows_to_ours(ctx, copy, tensor.entry->bytes.data(), first, rows, out, width);
+      if (first + rows == all) tensor.file->forget(*tensor.entry);
+    }
+  };
   return {parameter.name, dtype, parameter.shape,
-          [pieces = std::move(pieces), dtype](const Context& ctx, void* out) {
-            for (const auto& [copy, tensor] : pieces) {
-              copy_to_ours(ctx, copy, tensor.entry->bytes.data(), out,
-                           static_cast<int>(size_of(dtype)));
-              tensor.file->forget(*tensor.entry);
-            }
-          }};
+          [read_rows, all](const Context& ctx, void* out) { read_rows(ctx, 0, all, out); },
+          read_rows};
 }
 
 SourceParameter own_parameter(const Parameter& parameter, const SafetensorsReader& file) {

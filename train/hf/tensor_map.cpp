@@ -69,9 +69,11 @@ std::vector<std::int64_t> cut(const std::vector<std::int64_t>& order, std::int64
 
 enum class Direction : std::uint8_t { to_ours, to_theirs };
 
+// Rows [begin, end) of the run. `ours` points at our row `origin`.
 template <class T, Direction direction>
-void move_rows(const TensorCopy& copy, char* ours, char* theirs, std::int64_t begin,
-               std::int64_t end) {
+void move_rows(const TensorCopy& copy, char* ours, std::int64_t origin, char* theirs,
+               std::int64_t begin, std::int64_t end) {
+  const std::int64_t our_row = copy.our_row - origin;
   const auto move = [&](std::int64_t our_at, std::int64_t their_at, std::int64_t count) {
     char* const a = ours + our_at * std::int64_t(sizeof(T));
     char* const b = theirs + their_at * std::int64_t(sizeof(T));
@@ -87,8 +89,8 @@ void move_rows(const TensorCopy& copy, char* ours, char* theirs, std::int64_t be
   };
   if (copy.matrix == Matrix::out_in || copy.rank == 1) {
     if (copy.order.empty())
-      return move((copy.our_row + begin) * C, their_row(begin) * C, (end - begin) * C);
-    for (std::int64_t r = begin; r < end; ++r) move((copy.our_row + r) * C, their_row(r) * C, C);
+      return move((our_row + begin) * C, their_row(begin) * C, (end - begin) * C);
+    for (std::int64_t r = begin; r < end; ++r) move((our_row + r) * C, their_row(r) * C, C);
     return;
   }
   // Column blocks, so that the lines of theirs which a block touches stay in the cache.
@@ -97,35 +99,50 @@ void move_rows(const TensorCopy& copy, char* ours, char* theirs, std::int64_t be
     for (std::int64_t r = begin; r < end; ++r) {
       const std::int64_t row = their_row(r), last = std::min(C, first + kBlock);
       for (std::int64_t c = first; c < last; ++c)
-        move((copy.our_row + r) * C + c, c * copy.their_rows + row, 1);
+        move((our_row + r) * C + c, c * copy.their_rows + row, 1);
     }
 }
 
+struct Ours {
+  void* data;
+  std::int64_t first, rows;  // those that are there
+};
+
 template <Direction direction>
-void move_all(const Context& ctx, const TensorCopy& copy, void* ours, void* theirs, int width) {
+void move_all(const Context& ctx, const TensorCopy& copy, const Ours& ours, void* theirs,
+              int width) {
   constexpr std::int64_t kRows = 32;
+  const std::int64_t first = std::max<std::int64_t>(0, ours.first - copy.our_row);
+  const std::int64_t last = std::min(copy.rows, ours.first + ours.rows - copy.our_row);
+  if (first >= last) return;
   const std::int64_t grain =
-      copy.rank == 1 ? copy.rows : std::max(kRows, (std::int64_t{1} << 18) / copy.columns);
-  parallel_for(ctx, copy.rows, std::max<std::int64_t>(grain / kRows * kRows, kRows),
-               [&](std::int64_t begin, std::int64_t end) {
-                 char *const a = static_cast<char*>(ours), *const b = static_cast<char*>(theirs);
-                 const auto run = [&]<class T>(T) {
-                   // Blocks of rows for the same reason as those of columns.
-                   for (std::int64_t r = begin; r < end; r += kRows)
-                     move_rows<T, direction>(copy, a, b, r, std::min(end, r + kRows));
-                 };
-                 switch (width) {
-                   case 1:
-                     return run(std::uint8_t{});
-                   case 2:
-                     return run(std::uint16_t{});
-                   case 4:
-                     return run(std::uint32_t{});
-                   default:
-                     QF_EXPECTS(width == 8);
-                     return run(std::uint64_t{});
-                 }
-               });
+      copy.rank == 1 ? copy.rows : std::max(kRows, (std::int64_t{1} << 16) / copy.columns);
+  parallel_for(
+      ctx, last - first, std::max<std::int64_t>(grain / kRows * kRows, kRows),
+      [&](std::int64_t begin, std::int64_t end) {
+        char *const a = static_cast<char*>(ours.data), *const b = static_cast<char*>(theirs);
+        const auto run = [&]<class T>(T) {
+          // Blocks of rows for the same reason as those of columns.
+          for (std::int64_t r = first + begin; r < first + end; r += kRows)
+            move_rows<T, direction>(copy, a, ours.first, b, r, std::min(first + end, r + kRows));
+        };
+        switch (width) {
+          case 1:
+            return run(std::uint8_t{});
+          case 2:
+            return run(std::uint16_t{});
+          case 4:
+            return run(std::uint32_t{});
+          default:
+            QF_EXPECTS(width == 8);
+            return run(std::uint64_t{});
+        }
+      });
+}
+
+// All rows that the run writes.
+Ours whole(const TensorCopy& copy, const void* ours) {
+  return {const_cast<void*>(ours), 0, copy.our_row + copy.rows};
 }
 
 }  // namespace
@@ -202,12 +219,17 @@ std::vector<TensorCopy> plan_parameter(const TensorMap& map, std::string_view pa
 
 void copy_to_ours(const Context& ctx, const TensorCopy& copy, const void* theirs, void* ours,
                   int width) {
-  move_all<Direction::to_ours>(ctx, copy, ours, const_cast<void*>(theirs), width);
+  move_all<Direction::to_ours>(ctx, copy, whole(copy, ours), const_cast<void*>(theirs), width);
+}
+
+void copy_rows_to_ours(const Context& ctx, const TensorCopy& copy, const void* theirs,
+                       std::int64_t first, std::int64_t rows, void* ours, int width) {
+  move_all<Direction::to_ours>(ctx, copy, {ours, first, rows}, const_cast<void*>(theirs), width);
 }
 
 void copy_to_theirs(const Context& ctx, const TensorCopy& copy, const void* ours, void* theirs,
                     int width) {
-  move_all<Direction::to_theirs>(ctx, copy, const_cast<void*>(ours), theirs, width);
+  move_all<Direction::to_theirs>(ctx, copy, whole(copy, ours), theirs, width);
 }
 
 }  // namespace quietformer

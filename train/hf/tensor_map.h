@@ -95,6 +95,10 @@ std::vector<TensorCopy> plan_parameter(const TensorMap& map, std::string_view pa
 /// or 8), contiguous, of any alignment, on the host.
 void copy_to_ours(const Context& ctx, const TensorCopy& copy, const void* theirs, void* ours,
                   int width);
+/// The same for our rows [first, first + rows) alone, of which the first lies at `ours`; what of
+/// them is not in the run stays as it is.
+void copy_rows_to_ours(const Context& ctx, const TensorCopy& copy, const void* theirs,
+                       std::int64_t first, std::int64_t rows, void* ours, int width);
 void copy_to_theirs(const Context& ctx, const TensorCopy& copy, const void* ours, void* theirs,
                     int width);
 
