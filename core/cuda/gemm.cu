@@ -51,16 +51,15 @@ Library& library(Device device) {
 }
 
 Key key_of(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, const Tensor& b,
-           Transpose tb, Accumulate accumulate, const Epilogue& epilogue) {
+           Transpose tb, const Epilogue& epilogue) {
   Key key{};
   key.m = c.shape[0], key.n = c.shape[1];
   key.k = ta == Transpose::no ? a.shape[1] : a.shape[0];
   key.lda = leading(a), key.ldb = leading(b), key.ldc = leading(c);
   if (epilogue.pre) key.ld_pre = leading(epilogue.pre);
   key.align_a = alignment_of(a.data), key.align_b = alignment_of(b.data);
-  key.align_c = alignment_of(c.data), key.align_pre = alignment_of(epilogue.pre.data);
+  key.align_c = alignment_of(c.data);
   key.in = a.dtype, key.out = c.dtype, key.ta = ta, key.tb = tb;
-  key.add = accumulate == Accumulate::add;
   key.tf32 = ctx.tf32 && a.dtype == DType::f32;
   key.deterministic = ctx.deterministic;
   key.epilogue = epilogue.kind;
@@ -95,7 +94,7 @@ void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, co
     return;
   }
   if (k > 0) {
-    Plan& plan = cublas.plan(key_of(ctx, c, a, ta, b, tb, accumulate, {}));
+    Plan& plan = cublas.plan(key_of(ctx, c, a, ta, b, tb, {}));
     if (plan.possible())
       return plan.run(ctx, cublas.light(),
                       {c, a, b, static_cast<float>(alpha), static_cast<float>(keep), {}});
@@ -119,7 +118,7 @@ bool gemm_with(const Context& ctx, const Tensor& c, const Tensor& a, Transpose t
   Library& cublas = library(ctx.device);
   if (epilogue.pre && (alignment_of(epilogue.pre.data) < 16 || leading(epilogue.pre) % 8 != 0))
     return false;
-  Plan& plan = cublas.plan(key_of(ctx, c, a, ta, b, tb, Accumulate::overwrite, epilogue));
+  Plan& plan = cublas.plan(key_of(ctx, c, a, ta, b, tb, epilogue));
   if (!plan.possible()) return false;
   const Product product{c, a, b, 1, 0, epilogue};
   if (epilogue.kind == Epilogue::Kind::gelu_backward && plan.undecided()) {
