@@ -85,6 +85,10 @@ void ActivationStatistics::begin_batch(const Tensor& validity) {
   if (gpu_) gpu_->add_samples();
 }
 
+void ActivationStatistics::end_batches() {
+  if (gpu_) gpu_->send();
+}
+
 void ActivationStatistics::read_gpu() {
   if (gpu_) gpu_->read(current_);
 }

@@ -67,6 +67,9 @@ class ActivationStatistics final : public ProbeSink {
   /// sites (B,T,...), and (B,H,T) for masses, other positions are left out; sites of another shape
   /// count whole. It must live until the next call.
   void begin_batch(const Tensor& validity = {});
+  /// After the last micro-batch: a GPU now adds up what it recorded and sends it, while the host
+  /// asks for other work. May be left out.
+  void end_batches();
   /// Publishes the step in latest(), and keeps each site's mean and sigma as the reference for the
   /// outliers of the next one.
   void end_step();

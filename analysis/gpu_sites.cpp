@@ -21,6 +21,7 @@ SampleSums* sums_in(const Tensor& tensor) {
 
 void GpuSites::begin_step() {
   recorded_.clear();
+  sent_ = false;
   for (Site& site : sites_) site.seen = false;
 }
 
@@ -39,6 +40,7 @@ void GpuSites::make_room(Site& site, std::int64_t count) {
 void GpuSites::record(const Context& ctx, std::size_t index, const Tensor& value,
                       const SiteCut& cut, const Tensor& validity, const OutlierLimits& limits,
                       bool heads) {
+  QF_EXPECTS(!sent_);
   QF_EXPECTS(!sums_.view() || ctx.device == sums_.view().device);
   ctx_ = ctx;
   ctx_.probes = nullptr;
@@ -74,12 +76,18 @@ void GpuSites::add_samples() {
   cuda::add_samples(ctx_, jobs_);
 }
 
-void GpuSites::read(std::vector<SiteStatistics>& sites) {
+void GpuSites::send() {
   add_samples();
-  if (std::none_of(sites_.begin(), sites_.end(), [](const Site& site) { return site.seen; }))
+  if (sent_ || std::none_of(sites_.begin(), sites_.end(), [](const Site& s) { return s.seen; }))
     return;
   const std::int64_t bytes = sums_used_ * kSumsBytes;
   cuda::copy_async(ctx_, host_sums_.view().slice(0, 0, bytes), sums_.view().slice(0, 0, bytes));
+  sent_ = true;
+}
+
+void GpuSites::read(std::vector<SiteStatistics>& sites) {
+  send();
+  if (!sent_) return;
   cuda::synchronize(ctx_);
   for (std::size_t i = 0; i < sites_.size(); ++i) {
     if (!std::exchange(sites_[i].seen, false)) continue;

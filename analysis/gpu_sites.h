@@ -23,6 +23,8 @@ class GpuSites {
               const Tensor& validity, const OutlierLimits& limits, bool heads);
   /// Adds what was recorded to the sums of the step.
   void add_samples();
+  /// Asks for the sums of the step to be sent to the host, after the last record() of the step.
+  void send();
   /// Waits for the stream of the last record() and adds the sums of the step to `sites`, once.
   void read(std::vector<SiteStatistics>& sites);
 
@@ -44,6 +46,7 @@ class GpuSites {
   OwnedTensor sums_;                   // SampleSums on the GPU
   cuda::PinnedTensor host_sums_;
   std::int64_t sums_used_ = 0;
+  bool sent_ = false;
 };
 
 }  // namespace quietformer

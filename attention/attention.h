@@ -77,6 +77,8 @@ struct AttentionDropout {
   RandomKey key;  // ctx.random.key(RandomPurpose::attention_dropout, layer)
   std::uint32_t first_sample =
       0;  // batch entry b uses sample first_sample + b; (h, i, j) are local
+  /// On a GPU, in its memory: what stands in for key and first_sample. Null: they hold.
+  const StreamPlace* place = nullptr;
 };
 
 /// Everything that defines one attention call. Plain data; build it, fill what is needed, pass it.

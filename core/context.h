@@ -18,8 +18,17 @@ struct RandomState {
   std::uint64_t seed = 1;
   std::uint64_t step = 0;          // optimizer step
   std::uint32_t first_sample = 0;  // index within the step of this micro-batch's first sequence
+  /// On a GPU, where dropout's streams stand: two for each layer, of its weights and of its
+  /// activations. Kernels then read them there. Null: the numbers above hold.
+  const StreamPlace* places = nullptr;
+
   RandomKey key(RandomPurpose purpose, std::uint32_t layer) const {
     return stream_key(seed, purpose, layer, step);
+  }
+  /// In `places`; null without.
+  const StreamPlace* place(RandomPurpose purpose, std::uint32_t layer) const {
+    if (places == nullptr) return nullptr;
+    return places + 2 * layer + (purpose == RandomPurpose::dropout ? 1 : 0);
   }
 };
 

@@ -60,6 +60,20 @@ QF_HOST_DEVICE RandomKey stream_key(std::uint64_t seed, RandomPurpose purpose, s
   return RandomKey{{hash.word[0], hash.word[1]}};
 }
 
+/// Where a stream stands in one micro-batch.
+struct StreamPlace {
+  RandomKey key;
+  std::uint32_t first_sample = 0;  // RandomState::first_sample
+};
+
+/// A StreamPlace for a kernel: given at the launch, or in GPU memory, where it is read when the
+/// kernel runs. So work recorded once (cuda::Graph) draws other numbers every time.
+struct StreamSource {
+  StreamPlace given;
+  const StreamPlace* there = nullptr;
+  QF_HOST_DEVICE StreamPlace now() const { return there != nullptr ? *there : given; }
+};
+
 /// Uniform in [0, 1) with 24 bits.
 QF_HOST_DEVICE float uniform24(std::uint32_t word) {
   return static_cast<float>(word >> 8) * (1.0f / 16777216.0f);

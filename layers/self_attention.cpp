@@ -250,6 +250,7 @@ void SelfAttention::add_run_state(AttentionProblem& p, const Context& ctx) const
   p.workspace = workspace_;
   p.dropout.key = ctx.random.key(RandomPurpose::attention_dropout, layer_);
   p.dropout.first_sample = ctx.random.first_sample;
+  p.dropout.place = ctx.random.place(RandomPurpose::attention_dropout, layer_);
 }
 
 /// q and k as the projection left them become q and k as attention reads them.

@@ -6,60 +6,58 @@ namespace quietformer {
 
 BatchFeed::BatchFeed(Arena& arena, const Shape& shape, Device device, Padding padding)
     : device_(device) {
-  for (std::size_t i = 0; i < (ahead() ? 2u : 1u); ++i) {
-    Lane& lane = lanes_[i];
-    const std::string suffix = ahead() ? "." + std::to_string(i) : "";
-    lane.tokens = arena.declare("tokens" + suffix, DType::i32, shape);
-    lane.targets = arena.declare("targets" + suffix, DType::i32, shape);
-    if (padding == Padding::possible)
-      lane.valid = arena.declare("valid" + suffix, DType::u8, shape);
-    if (!ahead()) return;
-    lane.copied = cuda::Event(device);
-    lane.used = cuda::Event(device);
-  }
+  const auto declare = [&](const std::string& prefix) {
+    return Tokens{
+        arena.declare(prefix + "tokens", DType::i32, shape),
+        arena.declare(prefix + "targets", DType::i32, shape),
+        padding == Padding::none ? Slot() : arena.declare(prefix + "valid", DType::u8, shape)};
+  };
+  batch_ = declare("");
+  if (!ahead()) return;
+  next_ = declare("next_");
   stream_ = cuda::Stream(device);
   copy_.device = device;
   copy_.stream = stream_.get();
+  copied_ = cuda::Event(device);
+  taken_ = cuda::Event(device);
 }
 
 TokenBatch BatchFeed::room() {
-  Lane& next = lane(sent_);
-  if (!ahead()) return next.batch();
-  if (!next.host_tokens.view()) {
-    const Shape shape = next.tokens.get().shape;
-    next.host_tokens = cuda::PinnedTensor(DType::i32, shape, device_);
-    next.host_targets = cuda::PinnedTensor(DType::i32, shape, device_);
-    if (next.valid) next.host_valid = cuda::PinnedTensor(DType::u8, shape, device_);
+  if (!ahead()) return {batch_.tokens, batch_.targets, {}, batch_.valid};
+  if (!host_tokens_.view()) {
+    const Shape shape = batch_.tokens.get().shape;
+    host_tokens_ = cuda::PinnedTensor(DType::i32, shape, device_);
+    host_targets_ = cuda::PinnedTensor(DType::i32, shape, device_);
+    if (batch_.valid) host_valid_ = cuda::PinnedTensor(DType::u8, shape, device_);
   }
-  next.copied.wait();
-  return {next.host_tokens, next.host_targets, {}, next.host_valid};
+  copied_.wait();
+  return {host_tokens_, host_targets_, {}, host_valid_};
 }
 
 void BatchFeed::send(Padding padding) {
-  QF_EXPECTS(sent_ - taken_ < (ahead() ? 2 : 1));
-  Lane& next = lane(sent_++);
-  QF_EXPECTS(padding == Padding::none || next.valid);
-  next.padding = padding;
+  QF_EXPECTS(!waiting_ && (padding == Padding::none || batch_.valid));
+  waiting_ = true;
+  padding_ = padding;
   if (!ahead()) return;
-  next.used.hold(copy_);
-  cuda::copy_async(copy_, next.tokens, next.host_tokens);
-  cuda::copy_async(copy_, next.targets, next.host_targets);
-  if (padding == Padding::possible) cuda::copy_async(copy_, next.valid, next.host_valid);
-  next.copied.record(copy_);
+  taken_.hold(copy_);
+  cuda::copy_async(copy_, next_.tokens, host_tokens_);
+  cuda::copy_async(copy_, next_.targets, host_targets_);
+  if (padding == Padding::possible) cuda::copy_async(copy_, next_.valid, host_valid_);
+  copied_.record(copy_);
 }
 
 TokenBatch BatchFeed::take(const Context& ctx) {
-  QF_EXPECTS(waiting() && ctx.device == device_);
-  Lane& oldest = lane(taken_++);
-  if (ahead()) oldest.copied.hold(ctx);
-  TokenBatch batch = oldest.batch();
-  if (oldest.padding == Padding::none) batch.valid = {};
-  return batch;
-}
-
-void BatchFeed::release(const Context& ctx) {
-  QF_EXPECTS(taken_ > 0 && ctx.device == device_);
-  if (ahead()) lane(taken_ - 1).used.record(ctx);
+  QF_EXPECTS(waiting_ && ctx.device == device_);
+  waiting_ = false;
+  const bool padded = padding_ == Padding::possible;
+  if (ahead()) {
+    copied_.hold(ctx);
+    cuda::copy_async(ctx, batch_.tokens, next_.tokens);
+    cuda::copy_async(ctx, batch_.targets, next_.targets);
+    if (padded) cuda::copy_async(ctx, batch_.valid, next_.valid);
+    taken_.record(ctx);
+  }
+  return {batch_.tokens, batch_.targets, {}, padded ? batch_.valid.get() : Tensor()};
 }
 
 }  // namespace quietformer

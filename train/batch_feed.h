@@ -1,7 +1,6 @@
 // Batches on their way from the host to where a model computes.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 #include "core/buffer.h"
@@ -11,16 +10,17 @@
 
 namespace quietformer {
 
-/// Batches of tokens and targets and, where wanted, of what is padding; (B, context) each.
+/// Batches of tokens and targets and, where wanted, of what is padding; (B, context) each. A batch
+/// is filled, sent and taken in turn:
 ///
-/// On the CPU there is one pair of tensors, which is filled and read in turn:
+///   feed.send() after filling feed.room();  feed.take(ctx);  ...
 ///
-///   feed.send() after filling feed.room();  feed.take(ctx);  ...;  feed.release(ctx)
-///
-/// On a GPU there are two pairs there and two of pinned host memory, so that a batch can be filled
-/// and sent while the GPU computes on the one before (ahead() is true then): copies run in a stream
-/// of their own and nobody waits for anything but the batch before last. The first two batches
-/// allocate that host memory, later ones nothing.
+/// On the CPU all three are the same tensors. On a GPU (ahead() is true then) room() is pinned
+/// host memory, sent batches wait in tensors of their own there and take() moves them to those
+/// that it returns, always the same. So a batch can be filled and sent while the GPU computes
+/// on the one before: copies run in a stream of their own, the host waits for nothing but the copy
+/// of the batch sent last, and work recorded once (cuda::Graph) finds every batch. The first batch
+/// allocates the host's memory, later ones nothing.
 class BatchFeed {
  public:
   /// Whether batches can have padding: room() then has a tensor `valid`.
@@ -32,34 +32,33 @@ class BatchFeed {
   /// Host tensors for the next batch; what they held has been copied.
   TokenBatch room();
   /// Sends what room() was filled with; take() gives `valid` only where it is `possible` that it
-  /// says something. No more than one batch is ahead of the one taken.
+  /// says something. No batch is waiting.
   void send(Padding padding = Padding::none);
-  /// The batch sent first and not taken: later work of ctx.stream finds it there.
+  /// The batch that waits: later work of ctx.stream finds it there, and earlier work is the last to
+  /// find the batch before. The stream is always the same.
   TokenBatch take(const Context& ctx);
-  /// Earlier work of ctx.stream is the last to read the batch taken last.
-  void release(const Context& ctx);
 
   /// Forgets a batch that was sent and not taken.
-  void discard() { taken_ = sent_; }
-  bool waiting() const { return sent_ > taken_; }
+  void discard() { waiting_ = false; }
+  bool waiting() const { return waiting_; }
   /// Whether a batch can be sent while the one before is in use.
   bool ahead() const { return device_.type == DeviceType::cuda; }
 
  private:
-  struct Lane {
-    Slot tokens, targets, valid;
-    cuda::PinnedTensor host_tokens, host_targets, host_valid;
-    Padding padding = Padding::none;  // of the batch in it
-    cuda::Event copied, used;
-    TokenBatch batch() const { return {tokens, targets, {}, valid}; }
+  struct Tokens {
+    Slot tokens, targets, valid;  // valid: where there can be padding
   };
-  Lane& lane(std::int64_t batch) { return lanes_[ahead() ? std::size_t(batch % 2) : 0]; }
 
   Device device_;
-  std::array<Lane, 2> lanes_;
+  Tokens batch_;
+  bool waiting_ = false;
+  Padding padding_ = Padding::none;  // of the batch sent last
+  // On a GPU:
+  Tokens next_;
+  cuda::PinnedTensor host_tokens_, host_targets_, host_valid_;
   cuda::Stream stream_;
-  Context copy_;  // on stream_
-  std::int64_t sent_ = 0, taken_ = 0;
+  Context copy_;                // on stream_
+  cuda::Event copied_, taken_;  // the host's tensors and the waiting ones are free again
 };
 
 }  // namespace quietformer

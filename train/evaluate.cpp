@@ -25,7 +25,7 @@ class LossSum {
   }
   void add(const Tensor& loss, std::int64_t targets) {
     if (there_.view())
-      cuda::add_scaled(ctx_, there_, loss.slice(0, 0, 1), double(targets), Accumulate::add);
+      cuda::add_scaled(ctx_, there_, loss.slice(0, 0, 1), double(targets));
     else
       sum_ += loss.as<double>()[0] * double(targets);
   }
@@ -79,7 +79,6 @@ Evaluation evaluate(const Context& ctx, LanguageModel& model, const Windows& win
     const std::int64_t count = counts[std::size_t(number % 2)];
     sum.add(model.loss(), count);
     result.targets += count;
-    feed.release(evaluation);
     if (feed.ahead() && number + 1 < windows.batches()) send(number + 1);
   }
   if (result.targets == 0)

@@ -37,24 +37,12 @@ DType dtype_named(std::string_view name, const cuda::Gpu* gpu) {
   return name == "auto" && gpu != nullptr && gpu->major >= 8 ? DType::bf16 : DType::f32;
 }
 
-std::string_view text_of(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-      return "fp64";
-    case DType::bf16:
-      return "bf16";
-    case DType::f16:
-      return "fp16";
-    default:
-      return "fp32";
-  }
-}
-
 Placement on_gpu(const cuda::Gpu& gpu, const std::string& dtype) {
   Placement placement;
   placement.device = {DeviceType::cuda, gpu.index};
   placement.dtype = dtype_named(dtype, &gpu);
-  placement.text = fmt::format("cuda:{} ({}), {}", gpu.index, gpu.name, text_of(placement.dtype));
+  placement.text =
+      fmt::format("cuda:{} ({}), {}", gpu.index, gpu.name, dtype_name(placement.dtype));
   return placement;
 }
 
@@ -67,7 +55,7 @@ Placement on_cpu(const std::string& dtype, std::string_view dtype_key, const std
                     dtype_key, dtype, reason));
   Placement placement;
   placement.dtype = dtype_named(dtype, nullptr);
-  placement.text = fmt::format("cpu, {}{}", text_of(placement.dtype), reason);
+  placement.text = fmt::format("cpu, {}{}", dtype_name(placement.dtype), reason);
   return placement;
 }
 
@@ -87,6 +75,19 @@ cuda::Gpu find_gpu(const std::string& device, int index, std::string_view key) {
 }
 
 }  // namespace
+
+std::string_view dtype_name(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return "fp64";
+    case DType::bf16:
+      return "bf16";
+    case DType::f16:
+      return "fp16";
+    default:
+      return "fp32";
+  }
+}
 
 int thread_count(std::int64_t configured) {
   return configured > 0 ? static_cast<int>(configured) : available_threads();
@@ -121,7 +122,7 @@ Placement place_trained(const std::string& device, const std::string& dtype,
         fmt::format("{}: found '{}', expected auto, cpu, cuda or cuda:N", device_key, device));
   const Placement placement = place(device, "auto", device_key);
   const bool on_cpu_in_16_bit = placement.device.type == DeviceType::cpu && is_16_bit(dtype);
-  return place(device, on_cpu_in_16_bit ? "fp32" : dtype, device_key);
+  return place(device, dtype == "auto" || on_cpu_in_16_bit ? "fp32" : dtype, device_key);
 }
 
 Context context_for(const Placement& placement, std::int64_t threads) {

@@ -29,10 +29,14 @@ Placement place(const std::string& device, const std::string& dtype,
                 std::string_view device_key = "train.device",
                 std::string_view dtype_key = "train.dtype");
 
-/// For commands that run a model trained elsewhere, `dtype` being its config's train.dtype: auto is
-/// what this device would train in, and 16 bits become fp32 on the CPU.
+/// For commands that run a trained model, `dtype` being its checkpoint's train.dtype, which is the
+/// type it was trained in, so that its loss depends on the machine as little as can be: 16 bits
+/// become fp32 on the CPU, and auto (weights from elsewhere) is fp32 everywhere.
 Placement place_trained(const std::string& device, const std::string& dtype,
                         std::string_view device_key = "--device");
+
+/// What train.dtype calls a floating type.
+std::string_view dtype_name(DType dtype);
 
 /// A context there, with `threads` (0: all available) on the CPU.
 Context context_for(const Placement& placement, std::int64_t threads = 0);

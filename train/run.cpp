@@ -227,7 +227,11 @@ void Run::after_step(const StepReport& report, bool analysed) {
   const bool bytes = trainer_.byte_level();
   if (bytes) line["bits_per_byte"] = bits_per_byte(report.loss);
   line["learning_rate"] = report.learning_rate;
-  line["grad_norm"] = report.grad_norm;
+  line["grad_norm"] = report.grad_norm;  // null where not finite: JSON has no such numbers
+  if (trainer_.parameters().dtype() == DType::f16) {
+    line["loss_scale"] = report.loss_scale;
+    line["skipped_steps"] = static_cast<std::int64_t>(report.skipped);
+  }
   bool best = false;
   if (evaluated) {
     const double loss = trainer_.evaluate(trainer_.split().validation, train.eval_batches).loss;

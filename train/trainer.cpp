@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "core/cuda/workspace.h"
 #include "data/windows.h"
 #include "train/cuda/operations.h"
 
@@ -63,7 +64,7 @@ std::unique_ptr<TokenSource> open(const RunConfig& config) {
 
 }  // namespace
 
-Trainer::Trainer(const RunConfig& config)
+Trainer::Trainer(const RunConfig& config, Recording recording)
     : config_(config),
       placement_(place(config.train.device, config.train.dtype)),
       stream_(make_stream(placement_.device)),
@@ -76,6 +77,7 @@ Trainer::Trainer(const RunConfig& config)
       activations_("activations", placement_.device),
       feed_(activations_, {config.train.batch, config.model.context}, placement_.device,
             masking_ ? BatchFeed::Padding::possible : BatchFeed::Padding::none),
+      recording_(recording),
       schedule_(config.optim, config.train.steps) {
   const BatchShape shape{config.train.batch, config.model.context};
   if (feed_.ahead()) loss_sum_ = activations_.declare("loss_sum", DType::f64, {1});
@@ -84,10 +86,16 @@ Trainer::Trainer(const RunConfig& config)
   activations_.commit();
   parameters_.initialise(config.train.seed);
   optimizer_ = make_optimizer(config.optim, parameters_);
-  if (feed_.ahead())
+  if (feed_.ahead()) {
     state_ = std::make_unique<StepState>(placement_.device, placement_.dtype == DType::f16
                                                                 ? LossScaling::fp16()
                                                                 : LossScaling::fixed());
+    cuda::workspace(placement_.device);  // what the first step would allocate
+    if (config.model.dropout > 0 || config.attention.dropout > 0) {
+      places_ = OwnedTensor(DType::u8, {cuda::place_bytes(config.model.layers)}, placement_.device);
+      ctx_.random.places = static_cast<const StreamPlace*>(places_.view().data);
+    }
+  }
   clip_ = std::make_unique<GradientClip>(parameters_, config.optim.clip);
   sampler_ = std::make_unique<Sampler>(*source_, split_.train, config.model.context);
 }
@@ -113,6 +121,23 @@ TokenBatch Trainer::next_batch(std::int64_t micro) {
   return feed_.take(ctx_);
 }
 
+double Trainer::micro_batch_on_cpu(const TokenBatch& batch) {
+  const auto micro = double(config_.train.accumulate);
+  model_->forward_loss(ctx_, batch);
+  const double loss = model_->loss().as<double>()[0];
+  model_->backward(ctx_, 1.0 / micro);
+  return loss / micro;
+}
+
+void Trainer::micro_batch_on_gpu(const TokenBatch& batch, Recording recording) {
+  if (places_.view()) cuda::place_streams(ctx_, places_);
+  micro_batch_.run(ctx_, recording, [this, &batch] {
+    const double share = 1.0 / double(config_.train.accumulate);
+    model_->forward_backward(ctx_, batch, {share, state_->loss_scale()});
+    cuda::add_scaled(ctx_, loss_sum_, model_->loss().slice(0, 0, 1), share);
+  });
+}
+
 /// Adds up gradients. The mean loss on the CPU; a GPU keeps it in loss_sum_.
 double Trainer::run_micro_batches(ActivationStatistics* statistics) {
   const std::int64_t micro = config_.train.accumulate;
@@ -121,20 +146,15 @@ double Trainer::run_micro_batches(ActivationStatistics* statistics) {
     ctx_.random.first_sample = static_cast<std::uint32_t>(a * config_.train.batch);
     const TokenBatch batch = next_batch(a);
     if (statistics != nullptr) statistics->begin_batch();
-    if (state_) {
-      model_->forward_backward(ctx_, batch, {1.0 / double(micro), state_->loss_scale()});
-      cuda::add_scaled(ctx_, loss_sum_, model_->loss().slice(0, 0, 1), 1.0 / double(micro),
-                       a == 0 ? Accumulate::overwrite : Accumulate::add);
-    } else {
-      model_->forward_loss(ctx_, batch);
-      loss += model_->loss().as<double>()[0] / double(micro);
-      model_->backward(ctx_, 1.0 / double(micro));
-    }
-    feed_.release(ctx_);
+    if (state_)
+      micro_batch_on_gpu(batch, statistics == nullptr ? recording_ : Recording::no);
+    else
+      loss += micro_batch_on_cpu(batch);
     if (!feed_.ahead()) continue;
     const bool last = a + 1 == micro;
     if (!last || step_ + 1 < config_.train.steps) send(step_ + last, last ? 0 : a + 1);
   }
+  if (statistics != nullptr) statistics->end_batches();
   return loss;
 }
 
@@ -167,16 +187,20 @@ StepReport Trainer::step_on_gpu(ActivationStatistics* statistics, Report wanted)
   state_->begin(ctx_, report.learning_rate, step_);
   if (!state_->scaling().dynamic) cuda::hold_diverged(ctx_, state_->loss_scale(), state_->tensor());
   parameters_.zero_grad(ctx_);
+  cuda::fill(ctx_, loss_sum_, 0);
   run_micro_batches(statistics);
   ctx_.probes = nullptr;
-  clip_->measure(ctx_, *state_);
-  optimizer_->step(ctx_, *state_);
+  update_.run(ctx_, recording_, [this] {
+    clip_->measure(ctx_, *state_);
+    optimizer_->step(ctx_, *state_);
+  });
   report.step = ++step_;
   report.known = wanted == Report::yes;
   if (!report.known) return report;
   const StepValues values = state_->read(ctx_);
   cuda::copy(Tensor(&report.loss, DType::f64, {1}), loss_sum_);
   report.grad_norm = values.norm;
+  report.loss_scale = values.loss_scale, report.skipped = values.skipped;
   expect_progress(values, report.loss);
   return report;
 }
@@ -205,7 +229,9 @@ Evaluation Trainer::evaluate(Span span, std::int64_t limit, ActivationStatistics
 
 Checkpoint Trainer::snapshot() const {
   Checkpoint checkpoint;
-  checkpoint.text["config"] = to_yaml(config_);
+  RunConfig trained = config_;
+  trained.train.dtype = dtype_name(placement_.dtype);  // what auto came to
+  checkpoint.text["config"] = to_yaml(trained);
   checkpoint.integers["step"] = step_;
   if (state_) {
     const StepValues values = state_->read(ctx_);

@@ -26,6 +26,7 @@
 #include "train/evaluate.h"
 #include "train/model_source.h"
 #include "train/placement.h"
+#include "train/recorded_work.h"
 #include "train/run_config.h"
 
 namespace quietformer {
@@ -39,20 +40,23 @@ struct StepReport {
   double loss = 0;        // nats per predicted token, mean over micro-steps
   double grad_norm = 0;   // before clipping; not finite in a step that fp16's loss scaling left out
   double learning_rate = 0;
-  bool known = true;  // loss and grad_norm are: on a GPU with Report::yes, on the CPU always
+  double loss_scale = 1;  // of fp16, after it
+  double skipped = 0;     // steps that fp16's loss scaling has left out so far
+  bool known = true;      // loss and grad_norm are: on a GPU with Report::yes, on the CPU always
 };
 
 class Trainer {
  public:
   /// Builds everything: opens the data, allocates, initialises parameters from the seed. InputError
   /// for anything wrong with config or data, RunError without the device or its memory. Afterwards
-  /// a step allocates nothing; on a GPU from the second one on.
-  explicit Trainer(const RunConfig& config);
+  /// a step allocates nothing; on a GPU from the third one on, the second one being recorded. There
+  /// all steps are asked for by the thread that built this.
+  explicit Trainer(const RunConfig& config, Recording recording = Recording::yes);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
   /// One optimizer step: train.accumulate micro-batches, clipping, update. With `statistics` the
-  /// forward passes are recorded. RunError when the gradient norm is not finite; the parameters
+  /// forward passes are looked at. RunError when the gradient norm is not finite; the parameters
   /// then are as before the step.
   ///
   /// On a GPU without Report::yes the host waits for nothing; the next batch is filled and sent
@@ -95,6 +99,8 @@ class Trainer {
   void send(std::int64_t step, std::int64_t micro);
   TokenBatch next_batch(std::int64_t micro);
   double run_micro_batches(ActivationStatistics* statistics);
+  double micro_batch_on_cpu(const TokenBatch& batch);
+  void micro_batch_on_gpu(const TokenBatch& batch, Recording recording);
   StepReport step_on_cpu(ActivationStatistics* statistics);
   StepReport step_on_gpu(ActivationStatistics* statistics, Report wanted);
   void expect_progress(const StepValues& values, double loss) const;
@@ -110,9 +116,12 @@ class Trainer {
   std::unique_ptr<LanguageModel> model_;
   Arena activations_;
   BatchFeed feed_;
-  // On a GPU: f64 (1), and the numbers of a step.
+  // On a GPU: f64 (1), the numbers of a step, where dropout's streams stand, and what is recorded.
   Slot loss_sum_;
   std::unique_ptr<StepState> state_;
+  OwnedTensor places_;
+  Recording recording_;
+  RecordedWork micro_batch_, update_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<GradientClip> clip_;
   Schedule schedule_;

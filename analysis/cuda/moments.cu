@@ -327,23 +327,25 @@ struct Layout {
   std::uint32_t loads, loads_of_row;
 };
 
-/// A block per part.
+/// A block per part, the last one first: what was written last may still be in the cache, and who
+/// reads the activation next finds its beginning there.
 template <class S, int kPack, bool kRows>
 __global__ void __launch_bounds__(kThreads, sizeof(S) == 8 ? 2 : 4)
     moments_kernel(Moments* parts, const S* __restrict__ data,
                    const std::uint8_t* __restrict__ keep, Layout layout, OutlierLimits limits) {
   constexpr auto kLoads = static_cast<std::uint32_t>(kPartValues<S> / kPack);
-  const std::int64_t unit = blockIdx.x / layout.parts, sample = unit / layout.units;
+  const unsigned block = gridDim.x - 1 - blockIdx.x;
+  const std::int64_t unit = block / layout.parts, sample = unit / layout.units;
   Part<S, kPack, kRows> part{};
   part.data =
       data + sample * layout.sample_stride + (unit - sample * layout.units) * layout.unit_stride;
   part.keep = keep != nullptr ? keep + sample * layout.rows : nullptr;
   part.stride = layout.stride;
-  part.begin = static_cast<std::uint32_t>(blockIdx.x - unit * layout.parts) * kLoads;
+  part.begin = static_cast<std::uint32_t>(block - unit * layout.parts) * kLoads;
   part.end = min(part.begin + kLoads, layout.loads);
   part.loads_of_row = layout.loads_of_row;
   const Moments m = moments_of(part, limits);
-  if (threadIdx.x == 0) parts[blockIdx.x] = m;
+  if (threadIdx.x == 0) parts[block] = m;
 }
 
 template <class S, int kPack, bool kRows>

@@ -16,8 +16,7 @@ FlashOptions::FlashOptions(const Context& ctx, const AttentionProblem& p)
     : mask(broadcast<std::uint8_t>(p.mask)),
       bias(broadcast<float>(p.bias)),
       dropout(p.dropout.probability > 0 && ctx.mode == Mode::train),
-      key(p.dropout.key),
-      first_sample(p.dropout.first_sample),
+      stream{{p.dropout.key, p.dropout.first_sample}, p.dropout.place},
       threshold(dropout_threshold(p.dropout.probability)),
       kept(dropout ? static_cast<float>(1 / (1 - p.dropout.probability)) : 1),
       sequences(static_cast<int>(p.batch())) {

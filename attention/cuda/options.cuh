@@ -89,10 +89,13 @@ class DropoutOptions {
   __device__ __forceinline__ DropoutOptions(const FlashOptions& options,
                                             const FlashSequence& sequence, int head)
       : active_(options.dropout),
-        key_(options.key),
         threshold_(options.threshold),
-        head_(static_cast<std::uint32_t>(head)),
-        sample_(options.first_sample + static_cast<std::uint32_t>(sequence.index)) {}
+        head_(static_cast<std::uint32_t>(head)) {
+    if (!active_) return;
+    const StreamPlace place = options.stream.now();
+    key_ = place.key;
+    sample_ = place.first_sample + static_cast<std::uint32_t>(sequence.index);
+  }
 
   __device__ __forceinline__ bool active() const { return active_; }
 
@@ -133,7 +136,7 @@ class DropoutOptions {
 
   bool active_;
   RandomKey key_;
-  std::uint32_t threshold_, head_, sample_;
+  std::uint32_t threshold_, head_, sample_ = 0;
 };
 
 }  // namespace quietformer::cuda

@@ -24,9 +24,9 @@ struct FlashOptions {
   Broadcast<float> slopes;  // of ALiBi, a (B|1, H, 1, 1)
 
   bool dropout = false;
-  RandomKey key;
-  std::uint32_t first_sample = 0, threshold = 0;  // core/random.h
-  float kept = 1;                                 // 1 / (1 - p)
+  StreamSource stream;
+  std::uint32_t threshold = 0;  // core/random.h
+  float kept = 1;               // 1 / (1 - p)
 
   const std::int32_t *cu_queries = nullptr,
                      *cu_keys = nullptr;  // (sequences + 1), null: not packed

@@ -80,9 +80,11 @@ class RowScores {
 template <class T>
 __device__ void dropout_factors(const RowProblem<T>& p, int sequence, int head, std::int64_t i,
                                 std::int64_t j, T (&factors)[4]) {
-  const Philox4 bits = dropout_bits(p.key, p.first_sample + static_cast<std::uint32_t>(sequence),
-                                    static_cast<std::uint32_t>(head), static_cast<std::uint32_t>(i),
-                                    static_cast<std::uint32_t>(j));
+  const StreamPlace place = p.stream.now();
+  const Philox4 bits =
+      dropout_bits(place.key, place.first_sample + static_cast<std::uint32_t>(sequence),
+                   static_cast<std::uint32_t>(head), static_cast<std::uint32_t>(i),
+                   static_cast<std::uint32_t>(j));
 #pragma unroll
   for (int k = 0; k < 4; ++k) factors[k] = bits.word[k] >= p.threshold ? p.kept : T(0);
 }

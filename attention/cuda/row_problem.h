@@ -56,9 +56,9 @@ struct RowProblem {
   BroadcastView<const T> bias, slopes;                  // slopes of ALiBi: (B|1, H, 1, 1)
 
   bool dropout;  // acts
-  RandomKey key;
-  std::uint32_t first_sample, threshold;  // core/random.h
-  T kept;                                 // 1 / (1 - p)
+  StreamSource stream;
+  std::uint32_t threshold;  // core/random.h
+  T kept;                   // 1 / (1 - p)
 
   const T* parameters[kMaxHeadParameters];  // (H) or null
   double defaults[kMaxHeadParameters];
@@ -89,8 +89,7 @@ struct RowProblem {
         mask(p.mask),
         bias(p.bias),
         dropout(p.dropout.probability > 0 && ctx.mode == Mode::train),
-        key(p.dropout.key),
-        first_sample(p.dropout.first_sample),
+        stream{{p.dropout.key, p.dropout.first_sample}, p.dropout.place},
         threshold(dropout_threshold(p.dropout.probability)),
         kept(static_cast<T>(1 / (1 - p.dropout.probability))),
         row_state(p.row_state.as<T>()),

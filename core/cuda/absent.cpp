@@ -2,6 +2,7 @@
 #include "core/cuda/gemm.h"
 #include "core/cuda/memory.h"
 #include "core/cuda/timer.h"
+#include "core/cuda/workspace.h"
 
 namespace quietformer::cuda {
 namespace {
@@ -20,6 +21,9 @@ void* allocate(std::int64_t, Device) {
   throw RunError(kAbsent);
 }
 void release(void*, Device) noexcept {}
+void* workspace(Device) {
+  throw RunError(kAbsent);
+}
 void copy(const Tensor&, const Tensor&) {
   throw RunError(kAbsent);
 }
@@ -98,6 +102,10 @@ void Timer::start() {}
 void Timer::stop() {}
 double Timer::milliseconds() const {
   return 0;  // there is no Timer to ask
+}
+
+void profile(bool) {
+  throw RunError(kAbsent);
 }
 
 }  // namespace quietformer::cuda

@@ -1,162 +1,12 @@
 #include "core/cuda/gemm.h"
 
-#include <cublasLt.h>
-#include <cublas_v2.h>
-
-#include <algorithm>
-#include <compare>
 #include <map>
 #include <memory>
 
-#include "core/buffer.h"
-#include "core/cuda/launch.h"
-#include "core/cuda/workspace.h"
+#include "core/cuda/gemm_plan.cuh"
 
 namespace quietformer::cuda {
 namespace {
-
-void check_cublas(cublasStatus_t status, std::string_view what, Device device) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw RunError(std::string(what) + " on cuda:" + std::to_string(device.index) + ": " +
-                 cublasGetStatusString(status));
-}
-
-cublasOperation_t operation(Transpose transpose) {
-  return transpose == Transpose::yes ? CUBLAS_OP_T : CUBLAS_OP_N;
-}
-
-/// Row stride as cuBLAS accepts it: at least 1 also where a matrix is empty.
-std::int64_t leading(const Tensor& t) {
-  return std::max<std::int64_t>({1, t.stride[0], t.shape[1]});
-}
-
-cudaDataType_t type_of(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-      return CUDA_R_64F;
-    case DType::f32:
-      return CUDA_R_32F;
-    case DType::bf16:
-      return CUDA_R_16BF;
-    default:
-      QF_EXPECTS(dtype == DType::f16);
-      return CUDA_R_16F;
-  }
-}
-
-/// Of an address, up to 256 bytes.
-std::uint32_t alignment_of(const void* data) {
-  const auto at = reinterpret_cast<std::uintptr_t>(data) | 256;
-  return static_cast<std::uint32_t>(at & (~at + 1));
-}
-
-/// Everything that the choice of an algorithm depends on.
-struct Key {
-  std::int64_t m, n, k, lda, ldb, ldc, ld_pre;
-  std::uint32_t align_a, align_b, align_c;
-  DType in, out;
-  Transpose ta, tb;
-  bool tf32;
-  Epilogue::Kind epilogue;
-  auto operator<=>(const Key&) const = default;
-};
-
-/// Descriptors of a product and the algorithm for it.
-class Plan {
- public:
-  Plan(cublasLtHandle_t handle, const Key& key, Device device) : device_(device) {
-    check(cublasLtMatmulDescCreate(
-        &product_, key.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    // cuBLASLt stores columns together: it sees C^T = op(B)^T op(A)^T.
-    set(CUBLASLT_MATMUL_DESC_TRANSA, operation(key.tb));
-    set(CUBLASLT_MATMUL_DESC_TRANSB, operation(key.ta));
-    set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue(key.epilogue));
-    if (key.epilogue != Epilogue::Kind::none && key.epilogue != Epilogue::Kind::bias)
-      set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, key.ld_pre);
-    const auto layout = [&](cublasLtMatrixLayout_t& made, DType dtype, Transpose transpose,
-                            std::int64_t rows, std::int64_t columns, std::int64_t ld) {
-      if (transpose == Transpose::yes) std::swap(rows, columns);
-      check(cublasLtMatrixLayoutCreate(&made, type_of(dtype), static_cast<std::uint64_t>(columns),
-                                       static_cast<std::uint64_t>(rows), ld));
-    };
-    layout(left_, key.in, key.tb, key.k, key.n, key.ldb);
-    layout(right_, key.in, key.ta, key.m, key.k, key.lda);
-    layout(out_, key.out, Transpose::no, key.m, key.n, key.ldc);
-    choose(handle, key);
-  }
-  Plan(const Plan&) = delete;
-  Plan& operator=(const Plan&) = delete;
-  ~Plan() {
-    for (const cublasLtMatrixLayout_t layout : {left_, right_, out_})
-      if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
-    if (product_ != nullptr) cublasLtMatmulDescDestroy(product_);
-  }
-
-  bool possible() const { return possible_; }
-
-  void run(const Context& ctx, cublasLtHandle_t handle, const Tensor& c, const Tensor& a,
-           const Tensor& b, float alpha, float keep, const Epilogue& epilogue) {
-    if (epilogue.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, epilogue.bias.data);
-    if (epilogue.pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, epilogue.pre.data);
-    check(cublasLtMatmul(handle, product_, &alpha, b.data, left_, a.data, right_, &keep, c.data,
-                         out_, c.data, out_, &algorithm_, workspace(ctx.device), kWorkspaceBytes,
-                         ctx.stream));
-  }
-
- private:
-  static cublasLtEpilogue_t epilogue(Epilogue::Kind kind) {
-    switch (kind) {
-      case Epilogue::Kind::none:
-        return CUBLASLT_EPILOGUE_DEFAULT;
-      case Epilogue::Kind::bias:
-        return CUBLASLT_EPILOGUE_BIAS;
-      case Epilogue::Kind::bias_gelu:
-        return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
-      case Epilogue::Kind::gelu_backward:
-        return CUBLASLT_EPILOGUE_DGELU;
-    }
-    return CUBLASLT_EPILOGUE_DEFAULT;
-  }
-
-  void check(cublasStatus_t status) const { check_cublas(status, "a matrix product", device_); }
-
-  template <class T>
-  void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
-    check(cublasLtMatmulDescSetAttribute(product_, attribute, &value, sizeof(value)));
-  }
-
-  void choose(cublasLtHandle_t handle, const Key& key) {
-    // The choice may look at whether there are addresses, not at which.
-    void* const somewhere = workspace(device_);
-    if (key.epilogue == Epilogue::Kind::bias || key.epilogue == Epilogue::Kind::bias_gelu)
-      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, somewhere);
-    if (key.ld_pre > 0) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, somewhere);
-    cublasLtMatmulPreference_t preference = nullptr;
-    check(cublasLtMatmulPreferenceCreate(&preference));
-    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
-      cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value));
-    };
-    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(kWorkspaceBytes));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.align_b);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.align_a);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.align_c);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.align_c);
-    cublasLtMatmulHeuristicResult_t found{};
-    int count = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        handle, product_, left_, right_, out_, out_, preference, 1, &found, &count);
-    cublasLtMatmulPreferenceDestroy(preference);
-    possible_ =
-        status == CUBLAS_STATUS_SUCCESS && count == 1 && found.state == CUBLAS_STATUS_SUCCESS;
-    algorithm_ = found.algo;
-  }
-
-  Device device_;
-  cublasLtMatmulDesc_t product_ = nullptr;
-  cublasLtMatrixLayout_t left_ = nullptr, right_ = nullptr, out_ = nullptr;
-  cublasLtMatmulAlgo_t algorithm_{};
-  bool possible_ = false;
-};
 
 /// Handles of one device, which must be current when they are made, and the plans made so far.
 class Library {
@@ -211,6 +61,7 @@ Key key_of(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, c
   key.align_c = alignment_of(c.data);
   key.in = a.dtype, key.out = c.dtype, key.ta = ta, key.tb = tb;
   key.tf32 = ctx.tf32 && a.dtype == DType::f32;
+  key.deterministic = ctx.deterministic;
   key.epilogue = epilogue.kind;
   return key;
 }
@@ -245,8 +96,8 @@ void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, co
   if (k > 0) {
     Plan& plan = cublas.plan(key_of(ctx, c, a, ta, b, tb, {}));
     if (plan.possible())
-      return plan.run(ctx, cublas.light(), c, a, b, static_cast<float>(alpha),
-                      static_cast<float>(keep), {});
+      return plan.run(ctx, cublas.light(),
+                      {c, a, b, static_cast<float>(alpha), static_cast<float>(keep), {}});
   }
   // Odd strides or no depth at all: cuBLAS takes what its lighter library refuses.
   const float scale = static_cast<float>(alpha), factor = static_cast<float>(keep);
@@ -269,7 +120,14 @@ bool gemm_with(const Context& ctx, const Tensor& c, const Tensor& a, Transpose t
     return false;
   Plan& plan = cublas.plan(key_of(ctx, c, a, ta, b, tb, epilogue));
   if (!plan.possible()) return false;
-  plan.run(ctx, cublas.light(), c, a, b, 1, 0, epilogue);
+  const Product product{c, a, b, 1, 0, epilogue};
+  if (epilogue.kind == Epilogue::Kind::gelu_backward && plan.undecided()) {
+    plan.choose(ctx, cublas.light(), product);
+    Plan& alone = cublas.plan(key_of(ctx, c, a, ta, b, tb, {}));
+    if (alone.possible() && faster_apart(ctx, cublas.light(), plan, alone, product)) plan.give_up();
+    if (!plan.possible()) return false;
+  }
+  plan.run(ctx, cublas.light(), product);
   return true;
 }
 

@@ -19,7 +19,9 @@ struct Epilogue {
 };
 
 /// quietformer::gemm on ctx.device, which has checked sizes and types. fp32 multiplies in fp32
-/// unless ctx.tf32. Repeated calls give the same bits.
+/// unless ctx.tf32. Repeated calls give the same bits; so do other runs where ctx.deterministic.
+/// Otherwise the first call of a shape times a few algorithms, for which it waits and, when C is
+/// added to, allocates for a while.
 ///
 /// cuBLAS wants a handle: one per host thread and device, made by the first product there and
 /// released when the thread ends, as are the plans (algorithm and descriptors) for every shape met.
@@ -27,8 +29,9 @@ struct Epilogue {
 void gemm(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, const Tensor& b,
           Transpose tb, double alpha, Accumulate accumulate);
 
-/// C = op(A) op(B) with an epilogue; shapes and types as gemm(). False, and nothing is done, where
-/// cuBLASLt cannot.
+/// C = op(A) op(B) with an epilogue; shapes and types as gemm(). False, and nothing of use is done,
+/// where cuBLASLt cannot and, unless ctx.deterministic, where a product and a pass after it are
+/// faster than one with gelu_backward.
 bool gemm_with(const Context& ctx, const Tensor& c, const Tensor& a, Transpose ta, const Tensor& b,
                Transpose tb, const Epilogue& epilogue);
 

@@ -1,5 +1,7 @@
 #include "core/cuda/timer.h"
 
+#include <cuda_profiler_api.h>
+
 #include "core/cuda/launch.h"
 
 namespace quietformer::cuda {
@@ -40,6 +42,13 @@ double Timer::milliseconds() const {
   float elapsed = 0;
   check_cuda(cudaEventElapsedTime(&elapsed, event(begin_), event(end_)), "timing", ctx_.device);
   return double(elapsed);
+}
+
+void profile(bool on) {
+  if (on)
+    cudaProfilerStart();
+  else
+    cudaProfilerStop();
 }
 
 }  // namespace quietformer::cuda

@@ -26,4 +26,8 @@ class Timer {
   void* end_ = nullptr;
 };
 
+/// From here on, or no longer, a profiler records that was told to wait for it (ncu
+/// --profile-from-start off).
+void profile(bool on);
+
 }  // namespace quietformer::cuda

@@ -9,22 +9,24 @@ namespace quietformer::cuda {
 
 /// Where elements stand in the random stream.
 struct DropoutStream {
-  RandomKey key;
-  std::uint32_t threshold, first_sample, site;
+  StreamSource source;
+  std::uint32_t threshold, site;
   std::int64_t length;  // tokens of a sequence
 
   DropoutStream() = default;
   DropoutStream(const Context& ctx, const Dropout& dropout, std::int64_t tokens)
-      : key(ctx.random.key(RandomPurpose::dropout, dropout.layer)),
+      : source{{ctx.random.key(RandomPurpose::dropout, dropout.layer), ctx.random.first_sample},
+               ctx.random.place(RandomPurpose::dropout, dropout.layer)},
         threshold(dropout_threshold(dropout.probability)),
-        first_sample(ctx.random.first_sample),
         site(static_cast<std::uint32_t>(dropout.site)),
         length(tokens) {}
 
   /// For columns c .. c + 3 of a row, c a multiple of 4.
   __device__ Philox4 bits(std::int64_t row, std::int64_t c) const {
-    return dropout_bits(key, static_cast<std::uint32_t>(first_sample + row / length), site,
-                        static_cast<std::uint32_t>(row % length), static_cast<std::uint32_t>(c));
+    const StreamPlace place = source.now();
+    return dropout_bits(place.key, static_cast<std::uint32_t>(place.first_sample + row / length),
+                        site, static_cast<std::uint32_t>(row % length),
+                        static_cast<std::uint32_t>(c));
   }
 };
 

@@ -40,6 +40,7 @@ TEST(Placement, TheCpuComputesInFp32AndFp64) {
   // A model trained in 16 bits runs there in the type of its masters.
   EXPECT_EQ(place_trained("cpu", "bf16").dtype, DType::f32);
   EXPECT_EQ(place_trained("cpu", "fp64").dtype, DType::f64);
+  EXPECT_EQ(place_trained("auto", "auto").dtype, DType::f32);  // with and without a GPU
   EXPECT_EQ(error_of<InputError>([] { place_trained("gpu", "fp32"); }),
             "--device: found 'gpu', expected auto, cpu, cuda or cuda:N");
 }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/cuda/memory.h"
+#include "core/cuda/timer.h"
 #include "train/commands/bench.h"
 #include "train/run_config.h"
 #include "train/trainer.h"
@@ -22,7 +23,7 @@ struct TrainArguments {
   std::int64_t layers = 4, heads = 4, dim = 256, context = 256, batch = 8, vocab = 256;
   std::int64_t steps = 20, warmup = 5, threads = 0;
   std::string device = "auto", dtype = "auto";
-  bool statistics = false, deterministic = false;
+  bool statistics = false, deterministic = false, no_graph = false, profile = false;
 };
 
 RunConfig bench_config(const TrainArguments& args) {
@@ -62,17 +63,19 @@ void finish(Device device) {
 int bench_train(const TrainArguments& args) {
   expect_positive("--steps", args.steps);
   const RunConfig config = bench_config(args);
-  Trainer trainer(config);
+  Trainer trainer(config, args.no_graph ? Recording::no : Recording::yes);
   ActivationStatistics statistics(config.analysis, config.model.heads);
   const Device device = trainer.context().device;
   std::vector<double> times;
   for (std::int64_t s = 0; s < args.warmup + args.steps; ++s) {
     finish(device);
+    if (args.profile && s + 1 == args.warmup + args.steps) cuda::profile(true);
     const auto begin = std::chrono::steady_clock::now();
     if (args.statistics) statistics.begin_step();
     trainer.step(args.statistics ? &statistics : nullptr);
     if (args.statistics) statistics.end_step();
     finish(device);
+    if (args.profile && s + 1 == args.warmup + args.steps) cuda::profile(false);
     if (s >= args.warmup)
       times.push_back(
           std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
@@ -96,6 +99,7 @@ int bench_train(const TrainArguments& args) {
                   {"threads", trainer.context().threads},
                   {"deterministic", trainer.context().deterministic},
                   {"statistics", args.statistics},
+                  {"graph", device.type == DeviceType::cuda && !args.no_graph && !args.statistics},
                   {"ms", ms},
                   {"tokens_per_s", tokens / ms * 1e3}};
   fmt::print("{}\n", line.dump());
@@ -123,6 +127,9 @@ void add_bench_train(CLI::App& bench, CommandBody& body) {
   command->add_option("--dtype", args->dtype, "train.dtype")->capture_default_str();
   command->add_flag("--deterministic", args->deterministic, "train.deterministic");
   command->add_flag("--statistics", args->statistics, "Record statistics on every step");
+  command->add_flag("--profile", args->profile,
+                    "On a GPU: let a profiler see the last step (ncu --profile-from-start off)");
+  command->add_flag("--no-graph", args->no_graph, "On a GPU: start kernels one by one");
   command->footer("Example: quietformer bench train --layers 4 --heads 4 --dim 256 --context 256");
   command->callback([args, &body] { body = [args] { return bench_train(*args); }; });
 }

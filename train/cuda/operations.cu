@@ -12,8 +12,20 @@ namespace {
 
 __global__ void probe_kernel() {}
 
-__global__ void add_scaled_kernel(double* sum, const double* value, double factor, bool add) {
-  sum[0] = (add ? sum[0] : 0) + factor * value[0];
+__global__ void add_scaled_kernel(double* sum, const double* value, double factor) {
+  sum[0] += factor * value[0];
+}
+
+constexpr int kStreams = 2;  // of a layer, RandomState::place()
+
+__global__ void place_streams_kernel(StreamPlace* places, std::int64_t count, std::uint64_t seed,
+                                     std::uint64_t step, std::uint32_t first_sample) {
+  for (std::int64_t i = first_index(); i < count; i += index_step()) {
+    const RandomPurpose purpose =
+        i % kStreams == 0 ? RandomPurpose::attention_dropout : RandomPurpose::dropout;
+    const auto layer = static_cast<std::uint32_t>(i / kStreams);
+    places[i] = {stream_key(seed, purpose, layer, step), first_sample};
+  }
 }
 
 __global__ void hold_diverged_kernel(float* loss_scale, const double* state, int skipped) {
@@ -49,12 +61,24 @@ std::string unusable(const Gpu& gpu) {
   return {};
 }
 
-void add_scaled(const Context& ctx, const Tensor& sum, const Tensor& value, double factor,
-                Accumulate accumulate) {
+void add_scaled(const Context& ctx, const Tensor& sum, const Tensor& value, double factor) {
   expect_on_device(ctx, sum, value);
   const CurrentDevice current(ctx.device);
   launch(ctx, "add_scaled", {dim3(1), dim3(1)}, add_scaled_kernel, sum.as<double>(),
-         value.as<double>(), factor, accumulate == Accumulate::add);
+         value.as<double>(), factor);
+}
+
+std::int64_t place_bytes(std::int64_t layers) {
+  return layers * kStreams * static_cast<std::int64_t>(sizeof(StreamPlace));
+}
+
+void place_streams(const Context& ctx, const Tensor& places) {
+  expect_on_device(ctx, places);
+  const std::int64_t count = places.bytes() / static_cast<std::int64_t>(sizeof(StreamPlace));
+  const CurrentDevice current(ctx.device);
+  launch(ctx, "place_streams", shape_for(count), place_streams_kernel,
+         static_cast<StreamPlace*>(places.data), count, ctx.random.seed, ctx.random.step,
+         ctx.random.first_sample);
 }
 
 void hold_diverged(const Context& ctx, const Tensor& loss_scale, const Tensor& state) {

@@ -7,7 +7,6 @@
 
 #include "core/context.h"
 #include "core/cuda/memory.h"
-#include "core/gemm.h"
 #include "core/tensor.h"
 
 namespace quietformer::cuda {
@@ -16,9 +15,13 @@ namespace quietformer::cuda {
 /// empty when it can.
 std::string unusable(const Gpu& gpu);
 
-/// sum[0] = factor * value[0], or adds that; both f64. Adds up losses in the order of the calls.
-void add_scaled(const Context& ctx, const Tensor& sum, const Tensor& value, double factor,
-                Accumulate accumulate);
+/// sum[0] += factor * value[0], both f64: adds up losses in the order of the calls.
+void add_scaled(const Context& ctx, const Tensor& sum, const Tensor& value, double factor);
+
+/// Bytes of RandomState::places for `layers` layers.
+std::int64_t place_bytes(std::int64_t layers);
+/// Writes them, u8 as many, for the seed, step and first sample of ctx.random.
+void place_streams(const Context& ctx, const Tensor& places);
 
 /// Once a step was left out (StepValues of `state`, optim/step_state.h), makes `loss_scale` NaN:
 /// with gradients that are NaN every later step is left out too, and parameters stay what they were

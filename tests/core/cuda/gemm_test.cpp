@@ -66,6 +66,22 @@ TEST_F(GpuGemm, WritesOnlyItsPartOfAStridedOutput) {
       }
 }
 
+// Large enough that algorithms are timed, which must leave no trace in what is added to.
+TEST_F(GpuGemm, AddsOnceWhereAlgorithmsAreTimed) {
+  constexpr std::int64_t kSize = 1024, kDepth = 10240;
+  const OwnedTensor a = copy_to(kGpu, normal(DType::f32, {kDepth, kSize}, 1)),
+                    b = copy_to(kGpu, normal(DType::f32, {kDepth, kSize}, 2)),
+                    start = normal(DType::f32, {kSize, kSize}, 3, 100);
+  for (const Accumulate accumulate : {Accumulate::overwrite, Accumulate::add}) {
+    const OwnedTensor want = copy_to(kGpu, start), got = copy_to(kGpu, start);
+    gemm(gpu_, want, a, Transpose::yes, b, Transpose::no, 1, accumulate);
+    Context timed = gpu_;
+    timed.deterministic = false;
+    gemm(timed, got, a, Transpose::yes, b, Transpose::no, 1, accumulate);
+    EXPECT_TRUE(close(copy_to({}, got), copy_to({}, want), 1e-5));
+  }
+}
+
 TEST_F(GpuGemm, RepeatsBitwise) {
   // Deep and narrow: where a split of the depth tempts.
   const OwnedTensor a = copy_to(kGpu, normal(DType::f32, {20000, 96}, 1)),

@@ -59,13 +59,30 @@ std::vector<Variant> variants() {
   return list;
 }
 
+/// Where kernels find the random streams' places.
+enum class Places { given, in_gpu_memory };
+
+OwnedTensor places_of(const RandomState& random, std::int64_t layers) {
+  OwnedTensor places(DType::u8, {2 * layers * std::int64_t{sizeof(StreamPlace)}});
+  auto* place = static_cast<StreamPlace*>(places.view().data);
+  for (std::uint32_t layer = 0; layer < layers; ++layer)
+    for (const auto purpose : {RandomPurpose::attention_dropout, RandomPurpose::dropout})
+      *place++ = {random.key(purpose, layer), random.first_sample};
+  return to_device(std::move(places), kGpu);
+}
+
 struct ModelRun {
-  ModelRun(const Variant& variant, DType dtype, Device device, bool one_pass)
+  ModelRun(const Variant& variant, DType dtype, Device device, bool one_pass,
+           Places places = Places::given)
       : parameters(dtype, device),
         model(make_model(variant.model, variant.attention, parameters)),
         arena("activations", device) {
     const BatchShape shape{3, variant.model.context};
     ctx.device = device, ctx.mode = Mode::train, ctx.random = {5, 2, 7};
+    if (places == Places::in_gpu_memory) {
+      random_places = places_of(ctx.random, variant.model.layers);
+      ctx.random = {5, 77, 1234, static_cast<const StreamPlace*>(random_places.view().data)};
+    }
     if (device == kGpu) {
       stream = cuda::Stream(kGpu);
       ctx.stream = stream.get();
@@ -116,6 +133,7 @@ struct ModelRun {
 
   TokenBatch batch() const { return {tokens, targets, token_types, valid}; }
 
+  OwnedTensor random_places;
   cuda::Stream stream;
   Context ctx;
   ParameterList parameters;
@@ -168,6 +186,19 @@ TEST_F(GpuModel, RepeatsBitwise) {
     for (std::size_t i = 0; i < first.gradients.size(); ++i)
       EXPECT_TRUE(same_bits(first.gradients[i], second.gradients[i]))
           << variant.name << " " << first.parameters.all()[i].name;
+  }
+}
+
+TEST_F(GpuModel, DropoutFindsItsPlaceInGpuMemory) {
+  Variant variant = variants()[1];
+  variant.attention.dropout = 0.3;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const ModelRun given(variant, dtype, kGpu, true);
+    const ModelRun found(variant, dtype, kGpu, true, Places::in_gpu_memory);
+    EXPECT_TRUE(same_bits(found.loss, given.loss)) << name_of(dtype);
+    for (std::size_t i = 0; i < given.gradients.size(); ++i)
+      EXPECT_TRUE(same_bits(found.gradients[i], given.gradients[i]))
+          << name_of(dtype) << " " << given.parameters.all()[i].name;
   }
 }
 

@@ -9,6 +9,7 @@
 #include "tests/support/tensors.h"
 #include "tests/train/trace.h"
 #include "train/checkpoint.h"
+#include "train/load_model.h"
 #include "train/run.h"
 #include "train/trainer.h"
 
@@ -115,7 +116,12 @@ void expect_same_as_cpu(const RunConfig& gpu_config, const RunConfig& cpu_config
 }
 
 TEST_F(GpuTrainer, AgreesWithTheCpuInDoublePrecision) {
-  expect_same_as_cpu(small_run("cuda", "fp64"), small_run("cpu", "fp64"));
+  const auto run = [](const char* device) {
+    RunConfig config = small_run(device, "fp64");
+    config.model.dropout = config.attention.dropout = 0.1;
+    return config;
+  };
+  expect_same_as_cpu(run("cuda"), run("cpu"));
 }
 
 TEST_F(GpuTrainer, EncodersAgreeWithTheCpuAndRepeatBitwise) {
@@ -162,6 +168,53 @@ TEST_F(GpuTrainer, RepeatsAndResumesBitwise) {
     const std::vector<double> rest = train(second, 13);
     EXPECT_EQ(rest, std::vector<double>(losses.begin() + 7, losses.end())) << dtype;
     expect_same(second, whole);
+  }
+}
+
+/// Runs where everything changes that a step reads of the host: learning rate, n, dropout, the
+/// batch, the loss scale.
+std::vector<RunConfig> changing_runs() {
+  std::vector<RunConfig> runs;
+  for (const char* dtype : {"fp64", "fp32", "bf16", "fp16"}) {
+    RunConfig config = small_run("cuda", dtype);
+    config.train.steps = 14;
+    runs.push_back(config);
+    config.model.dropout = 0.1, config.attention.dropout = 0.2;
+    config.attention.n = HeadParameterConfig::scheduled(0, 2, 8);
+    config.train.accumulate = 3;
+    runs.push_back(config);
+  }
+  return runs;
+}
+
+TEST_F(GpuTrainer, RecordedStepsHaveTheSameBits) {
+  const ScratchFolder folder;
+  const std::string path = folder / "at9.h5";
+  for (const RunConfig& config : changing_runs()) {
+    SCOPED_TRACE(config.train.dtype + (config.model.dropout > 0 ? ", dropout" : ""));
+    Trainer plain(config, Recording::no), recorded(config);
+    ActivationStatistics seen(config.analysis, 2), seen_recorded(config.analysis, 2);
+    std::vector<StepReport> want;
+    for (int step = 0; step < 14; ++step) {
+      const bool analyse = step == 0 || step == 6;
+      if (analyse) seen.begin_step(), seen_recorded.begin_step();
+      want.push_back(plain.step(analyse ? &seen : nullptr));
+      const StepReport got = recorded.step(analyse ? &seen_recorded : nullptr);
+      EXPECT_EQ(got.loss, want.back().loss) << step;
+      EXPECT_EQ(got.grad_norm, want.back().grad_norm) << step;
+      if (analyse) seen.end_step(), seen_recorded.end_step();
+      if (step == 7) {
+        EXPECT_EQ(recorded.evaluate(recorded.split().test, 2).loss,
+                  plain.evaluate(plain.split().test, 2).loss);
+      }
+      if (step == 8) write_checkpoint(path, recorded.snapshot());
+    }
+    expect_same(recorded, plain);
+    Trainer resumed(config);
+    resumed.restore(CheckpointReader(path));
+    for (std::size_t step = 9; step < want.size(); ++step)
+      EXPECT_EQ(resumed.step(nullptr).loss, want[step].loss) << step;
+    expect_same(resumed, plain);
   }
 }
 
@@ -216,6 +269,19 @@ TEST_F(GpuTrainer, RunsMoveFromTheCpuToTheGpuAndBack) {
   }
 }
 
+/// As PyTorch users find the type in a model's files: it is the checkpoint's, not the machine's.
+TEST_F(GpuTrainer, ACheckpointSaysWhatAutoCameTo) {
+  const ScratchFolder folder;
+  for (const auto& [device, dtype] : {std::pair{"cpu", DType::f32}, {"cuda", DType::bf16}}) {
+    const std::string path = folder / (std::string(device) + ".h5");
+    Trainer trainer(small_run(device, "auto"));
+    write_checkpoint(path, trainer.snapshot());
+    EXPECT_EQ(load_model(path, "auto").placement.dtype, dtype);
+    EXPECT_EQ(load_model(path, "cuda").placement.dtype, dtype);
+    EXPECT_EQ(load_model(path, "cpu").placement.dtype, DType::f32);
+  }
+}
+
 TEST_F(GpuTrainer, DivergenceLeavesTheParameters) {
   for (const char* dtype : {"fp32", "bf16"}) {
     RunConfig config = small_run("cuda", dtype);
@@ -255,11 +321,15 @@ TEST_F(GpuTrainer, LossScalingSurvivesOverflowAndCheckpoints) {
   write_checkpoint(folder / "high.h5", checkpoint);
   trainer.restore(CheckpointReader(folder / "high.h5"));
   const std::vector<OwnedTensor> before = masters(trainer);
-  EXPECT_FALSE(std::isfinite(trainer.step(nullptr).grad_norm));
+  const StepReport overflowed = trainer.step(nullptr);
+  EXPECT_FALSE(std::isfinite(overflowed.grad_norm));
+  EXPECT_EQ(overflowed.loss_scale, 0x1p59);
+  EXPECT_EQ(overflowed.skipped, 1);
   const auto after = masters(trainer);
   for (std::size_t i = 0; i < after.size(); ++i) EXPECT_TRUE(same_bits(after[i], before[i]));
   StepReport report;
   for (int step = 0; step < 59; ++step) report = trainer.step(nullptr);
+  EXPECT_EQ(report.loss_scale, trainer.snapshot().numbers.at("loss_scale"));
   EXPECT_TRUE(std::isfinite(report.grad_norm));
   const Checkpoint later = trainer.snapshot();
   EXPECT_LT(later.numbers.at("loss_scale"), 0x1p40);
