@@ -18,6 +18,20 @@ if(NOT TARGET yaml-cpp::yaml-cpp)
   add_library(yaml-cpp::yaml-cpp ALIAS yaml-cpp)  # before 0.8
 endif()
 
+# Tokenizers of pretrained checkpoints need Unicode's tables.
+set(QUIETFORMER_HAS_ICU OFF)
+set(QUIETFORMER_ICU_STATUS "off (QUIETFORMER_ICU=OFF): no tokenizers")
+if(NOT QUIETFORMER_ICU STREQUAL "OFF")
+  find_package(ICU 67 QUIET COMPONENTS uc)
+  set(QUIETFORMER_ICU_STATUS "not found (libicu-dev): no tokenizers")
+  if(ICU_FOUND)
+    set(QUIETFORMER_HAS_ICU ON)
+    set(QUIETFORMER_ICU_STATUS "${ICU_VERSION}")
+  elseif(QUIETFORMER_ICU STREQUAL "ON")
+    message(FATAL_ERROR "QUIETFORMER_ICU=ON: no ICU 67 or newer found, e.g. apt-get install libicu-dev")
+  endif()
+endif()
+
 # Several ranks come in a later version: what is there is reported, nothing uses it.
 foreach(part MPI NCCL)
   if(QUIETFORMER_${part} STREQUAL "ON")

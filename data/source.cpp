@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "data/encoded_text.h"
 #include "data/generator.h"
 #include "data/input_file.h"
 #include "data/token_file.h"
@@ -23,7 +24,7 @@ constexpr std::uint64_t kGeneratorSeed = 1;
 class ByteSource final : public TokenSource {
  public:
   ByteSource(std::string name, std::vector<std::uint8_t> bytes, std::int64_t vocab)
-      : TokenSource(std::move(name), static_cast<std::int64_t>(bytes.size()), vocab),
+      : TokenSource(std::move(name), std::ssize(bytes), vocab, std::ssize(bytes)),
         bytes_(std::move(bytes)) {}
 
   void copy(std::int64_t begin, std::int64_t count, std::int32_t* out) const override {
@@ -80,7 +81,7 @@ std::unique_ptr<TokenSource> open_source(const SourceRequest& request) {
   const bool generated = request.path.starts_with(kGeneratorPrefix);
   try {
     if (generated || request.kind == SourceKind::bytes) return open_bytes(request, generated);
-    return open_token_file(request);
+    return request.tokenizer != nullptr ? open_encoded_text(request) : open_token_file(request);
   } catch (const std::bad_alloc&) {
     throw RunError(fmt::format("{}: {}: does not fit into memory", request.what, request.path));
   } catch (const std::length_error&) {

@@ -216,6 +216,8 @@ void validate(const RunConfig& config) {
   require(config.data.source != "bytes" || config.model.vocab >= 256, "model.vocab",
           config.model.vocab, "256 or more for data.source bytes");
   require(!config.data.path.empty(), "data.path", "''", "a file or generator:wikipedia");
+  require(config.data.tokenizer.empty() || config.data.source == "tokens", "data.tokenizer",
+          config.data.tokenizer, "'' for data.source bytes");
   for (const std::int64_t part : config.data.split)
     require(part >= 0, "data.split", part, "lengths of 0 or more");
   validate_train(config.train);

@@ -29,8 +29,9 @@ struct MlmConfig {
 
 /// `data:`
 struct DataConfig {
-  std::string source = "bytes";              // bytes | tokens (uint16 .bin of nanoGPT or llm.c)
+  std::string source = "bytes";              // bytes | tokens
   std::string path = "generator:wikipedia";  // a file, or the bundled generator
+  std::string tokenizer;  // of tokens: tokenizer.json or its directory (train/text.h)
   std::array<std::int64_t, 3> split{9000000, 500000, 500000};  // tokens: train, validation, test
   MlmConfig mlm;
 
@@ -38,6 +39,7 @@ struct DataConfig {
   void visit(V& v) {
     v.field("source", source);
     v.field("path", path);
+    v.field("tokenizer", tokenizer);
     v.field("split", split);
     v.section("mlm", mlm);
   }

@@ -8,6 +8,7 @@
 #include "core/cuda/workspace.h"
 #include "data/windows.h"
 #include "train/cuda/operations.h"
+#include "train/text.h"
 
 namespace quietformer {
 
@@ -59,6 +60,8 @@ std::unique_ptr<TokenSource> open(const RunConfig& config) {
   request.path = config.data.path;
   request.vocab = config.model.vocab;
   request.generated_bytes = split_total(config.data.split, config.model.context);
+  const std::unique_ptr<const Tokenizer> tokenizer = config_tokenizer(config.data);
+  choose_text(request, tokenizer.get());
   return open_source(request);
 }
 

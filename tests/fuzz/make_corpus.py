@@ -213,6 +213,49 @@ def tokens():
     yield "none", bytes([0, 0])
 
 
+# tokenizer: KIND FILE NUL [FILE NUL]... TEXT
+def tokenizer():
+    text = "The quiet former\u3000isn't [MASK]  caf\u00e9\u0301 \u4e16 <s> 12 \U0001f600\n".encode() + b"\xff\xf0\x9f"
+    vocab = {token: i for i, token in enumerate(["a", "b", "ab", "\u0120", "\u0120a", "<s>", "</s>", "<unk>", "T", "h"])}
+    bpe = {"type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": ["a b", ["\u0120", "a"]]}
+    pieces = {token: i for i, token in enumerate(["[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "qui", "##et", "1", "##2"])}
+    wordpiece = {"type": "WordPiece", "unk_token": "[UNK]", "max_input_chars_per_word": 9, "vocab": pieces}
+
+    def document(model, **sections):
+        return b"\0" + json.dumps({"model": model, **sections}, ensure_ascii=False).encode() + b"\0" + text
+
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}
+    around = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}}, {"Sequence": {"id": "A"}}],
+              "special_tokens": {"x": {"ids": [1, 2]}}}
+    mask = {"id": 3, "content": "[MASK]", "lstrip": True, "rstrip": True, "single_word": True, "normalized": True, "special": True}
+    yield "gpt2", document(bpe, pre_tokenizer=byte_level, decoder=byte_level, post_processor=byte_level)
+    yield "roberta", document({**bpe, "ignore_merges": True}, pre_tokenizer=byte_level, decoder=byte_level, added_tokens=[
+        {"id": 5, "content": "<s>", "special": True}], post_processor={"type": "RobertaProcessing", "sep": ["</s>", 6], "cls": ["<s>", 5]})
+    yield "bert", document(wordpiece, added_tokens=[mask], normalizer={"type": "BertNormalizer", "strip_accents": None},
+                           pre_tokenizer={"type": "BertPreTokenizer"}, decoder={"type": "WordPiece"}, post_processor=around)
+    yield "dressed", document({**bpe, "continuing_subword_prefix": "", "end_of_word_suffix": "b", "fuse_unk": True},
+                              pre_tokenizer={"type": "Whitespace"})
+    llama = {**bpe, "byte_fallback": True, "fuse_unk": True, "vocab": {**vocab, "<0xC3>": 10, "<0xA9>": 11, "\u2581": 12}}
+    steps = [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+             {"type": "Strip", "content": " ", "start": 1, "stop": 1}]
+    yield "llama", document(llama, normalizer={"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
+        decoder={"type": "Sequence", "decoders": steps}, post_processor={"type": "Sequence", "processors": [byte_level, around]})
+    space = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True}
+    yield "metaspace", document(bpe, pre_tokenizer=space, decoder=space)
+    yield "unigram", document({"type": "Unigram", "vocab": [["a", -1.5]]})
+    yield "twice", b'\0{"model": {"vocab": {"a": 0, "a": 1}}}\0'
+    yield "hole", document({**bpe, "vocab": {"a": 0, "b": 2}, "merges": []})
+    yield "deep", b"\0" + b"[" * 200
+    config = b'{"do_lower_case": false, "cls_token": {"content": "[CLS]"}, "added_tokens_decoder": {"9": {"content": "x"}}}'
+    yield "vocab_txt", b"\1" + "\n".join(pieces).encode() + b"\0" + config + b"\0" + text
+    yield "vocab_txt_plain", b"\1[UNK]\r\n[CLS]\n[SEP]\n\0{}\0" + text
+    whole = json.dumps(vocab, ensure_ascii=False).encode() + b"\0#version: 0.2\na b\n\xc4\xa0 a\n\0"
+    yield "vocab_json", b"\2" + whole + b'{"tokenizer_class": "GPT2Tokenizer", "add_bos_token": true, "bos_token": "<s>"}\0' + text
+    yield "vocab_json_roberta", b"\2" + whole + b"{}\0" + text
+    yield "merges", b"\2" + whole.replace(b"a b", b"a bb") + b"{}\0" + text
+
+
 # compressed: KIND (+ 4 * NAME + 16 * VOCABULARY), then by kind
 def compressed():
     raw, made_gzip, stream, made_zip = range(4)
@@ -356,7 +399,7 @@ def checkpoint():
 def main():
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent / "corpus")
     for target in (checkpoint, compressed, config, hf_config, map_file, safetensors, sealed_file,
-                   shard_index, tokens):
+                   shard_index, tokenizer, tokens):
         folder = root / target.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in target():

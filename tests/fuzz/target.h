@@ -44,6 +44,7 @@ Outcome fuzz_map_file(std::string_view bytes);
 Outcome fuzz_safetensors(std::string_view bytes);
 Outcome fuzz_sealed_file(std::string_view bytes);
 Outcome fuzz_shard_index(std::string_view bytes);
+Outcome fuzz_tokenizer(std::string_view bytes);
 Outcome fuzz_tokens(std::string_view bytes);
 
 inline constexpr Target kTargets[] = {
@@ -55,6 +56,7 @@ inline constexpr Target kTargets[] = {
     {"safetensors", fuzz_safetensors, 768},
     {"sealed_file", fuzz_sealed_file, 1024},
     {"shard_index", fuzz_shard_index, 512},
+    {"tokenizer", fuzz_tokenizer, 1536},
     {"tokens", fuzz_tokens, 1536},
 };
 

@@ -86,6 +86,8 @@ cases = [
     ("data.source", [config, "data.source=images"]),
     ("data.mlm.mask_token", [config, "model.type=bert", "attention.causal=false"]),
     ("data.path", [config, *tokens, f"data.path={root}/odd.bin"]),
+    ("data.tokenizer", [config, "data.tokenizer=tokenizer.json"]),
+    ("absent.json", [config, *tokens, "data.tokenizer=absent.json", f"data.path={root}/text"]),
     ("optim.type", [config, "optim.type=adam2"]),
     ("optim.lr", [config, "optim.lr=-1"]),
     ("optim.lr", [config, "optim.lr=.nan"]),

@@ -18,6 +18,7 @@
 #include "train/hf/map_file.h"
 #include "train/placement.h"
 #include "train/surgery.h"
+#include "train/text.h"
 
 namespace quietformer {
 namespace {
@@ -67,7 +68,11 @@ std::string name_of_model(const std::string& path) {
 void complete(ModelSource& model, const Arguments& args) {
   settle_schedules(model.config.attention, model.step);
   model.step = 0;
-  if (!model.trained_here) model.config.name = name_of_model(args.source);
+  if (!model.trained_here) {
+    model.config.name = name_of_model(args.source);
+    if (has_tokenizer(args.source))
+      model.config.data.tokenizer = fs::absolute(args.source).lexically_normal().string();
+  }
   if (args.mask_token && !is_encoder(model.config.model))
     throw InputError("--mask-token: for encoders, found model.type " + model.config.model.type);
   if (!is_encoder(model.config.model)) return;
@@ -81,15 +86,19 @@ void complete(ModelSource& model, const Arguments& args) {
         "--mask-token: needed: {} has no tokeniser that says which token it is", args.source));
 }
 
+// Bytes for a model of bytes, otherwise ids, or text for the model's tokenizer.
 std::unique_ptr<TokenSource> open_text(const Arguments& args, const ModelSource& model) {
   SourceRequest request;
   request.kind = model.trained_here ? source_kind(model.config.data.source) : SourceKind::tokens;
   request.path = args.calibrate;
-  if (request.kind == SourceKind::tokens && !request.path.ends_with(".bin"))
-    throw InputError(fmt::format("--calibrate: {}: expected token ids in a *.bin, which {} reads",
-                                 request.path, args.source));
   request.what = "--calibrate";
   request.vocab = model.config.model.vocab;
+  const auto tokenizer = config_tokenizer(model.config.data);
+  if (request.kind == SourceKind::tokens && tokenizer == nullptr && !request.path.ends_with(".bin"))
+    throw InputError(fmt::format(
+        "--calibrate: {}: {} has no tokenizer to read text with, expected one or a *.bin of ids",
+        request.path, args.source));
+  choose_text(request, tokenizer.get());
   return open_source(request);
 }
 

@@ -11,12 +11,13 @@
 #include "train/commands/command.h"
 #include "train/evaluate.h"
 #include "train/load_model.h"
+#include "train/text.h"
 
 namespace quietformer {
 namespace {
 
 struct Arguments {
-  std::string model, data, split, device = "auto";
+  std::string model, data, split, tokenizer, device = "auto";
   std::optional<std::int64_t> mask_token;
   bool json = false;
 };
@@ -32,7 +33,8 @@ std::optional<Masking> choose_masking(const Arguments& args, const LoadedModel& 
   RunConfig config = loaded.config;
   if (!is_encoder(config.model) && args.mask_token)
     throw InputError("--mask-token: for encoders, found model.type " + config.model.type);
-  if (is_encoder(config.model) && !loaded.trained_here && !args.mask_token)
+  const bool known = args.mask_token || config.data.mlm.mask_token;
+  if (is_encoder(config.model) && !loaded.trained_here && !known)
     throw InputError("--mask-token: needed: a Hugging Face model does not say which token it is");
   config.data.source = kind == SourceKind::bytes ? "bytes" : "tokens";
   if (args.mask_token) config.data.mlm.mask_token = args.mask_token;
@@ -53,6 +55,14 @@ int eval(const Arguments& args) {
   request.what = own_data ? "data.path" : "--data";
   request.vocab = config.model.vocab;
   if (own_data) request.generated_bytes = split_total(config.data.split, config.model.context);
+  const std::unique_ptr<const Tokenizer> tokenizer = model_tokenizer(loaded, args.tokenizer);
+  if (!loaded.trained_here && tokenizer == nullptr && !request.path.ends_with(".bin"))
+    throw InputError(
+        fmt::format("--data: {}: {} has no tokenizer to read text with, expected one, --tokenizer "
+                    "or a *.bin of "
+                    "ids",
+                    request.path, args.model));
+  choose_text(request, tokenizer.get());
   const auto source = open_source(request);
   Span span{0, source->size()};
   if (split_name != "all")
@@ -73,20 +83,23 @@ int eval(const Arguments& args) {
   const Evaluation result =
       evaluate(ctx, *loaded.model, windows, feed, nullptr, masking ? &*masking : nullptr);
 
-  const bool bytes = request.kind == SourceKind::bytes;
+  // Of a file of ids nobody knows the text.
+  const bool bytes = source->text_bytes() > 0;
+  const double bits =
+      bytes ? bits_per_byte(result.loss * double(source->size()) / double(source->text_bytes()))
+            : 0;
   if (args.json) {
     nlohmann::ordered_json json{
         {"model", loaded.path}, {"step", loaded.step}, {"device", loaded.placement.text},
         {"data", request.path}, {"split", split_name}, {"tokens", result.targets},
         {"loss", result.loss}};
-    if (bytes) json["bits_per_byte"] = bits_per_byte(result.loss);
+    if (bytes) json["bits_per_byte"] = bits;
     json["perplexity"] = std::exp(result.loss);
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print("{} ({}, {} tokens) on {}: loss {:.6f} nats{}, perplexity {:.4f}\n", request.path,
                split_name, result.targets, loaded.placement.text, result.loss,
-               bytes ? fmt::format(", {:.6f} bits per byte", bits_per_byte(result.loss)) : "",
-               std::exp(result.loss));
+               bytes ? fmt::format(", {:.6f} bits per byte", bits) : "", std::exp(result.loss));
   }
   return 0;
 }
@@ -99,7 +112,10 @@ void add_eval(CLI::App& app, CommandBody& body) {
   command
       ->add_option("CHECKPOINT", args->model, "Checkpoint, run directory or Hugging Face directory")
       ->required();
-  command->add_option("--data", args->data, "Another file than the run's data.path");
+  command->add_option("--data", args->data,
+                      "Another file than the run's data.path: text, or ids in a *.bin");
+  command->add_option("--tokenizer", args->tokenizer,
+                      "tokenizer.json or its directory (default: the model's own)");
   command
       ->add_option("--split", args->split,
                    "Part by the run's data.split (default test; with --data the whole file)")
