@@ -18,7 +18,8 @@ void choose_text(SourceRequest& request, const Tokenizer* tokenizer);
 std::unique_ptr<const Tokenizer> config_tokenizer(const DataConfig& data);
 
 /// The tokenizer of a model: `given` (the option --tokenizer) if not empty, or its
-/// configuration's data.tokenizer, or that in its Hugging Face directory. Null when there is none. InputError for
+/// configuration's data.tokenizer, or that in its Hugging Face directory. Null when there is none.
+/// InputError for
 /// --tokenizer with a byte model.
 std::unique_ptr<const Tokenizer> model_tokenizer(const LoadedModel& model,
                                                  const std::string& given);
