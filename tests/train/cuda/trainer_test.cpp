@@ -184,6 +184,9 @@ std::vector<RunConfig> changing_runs() {
     config.train.accumulate = 3;
     runs.push_back(config);
   }
+  RunConfig encoder = encoder_run("cuda", "bf16");
+  encoder.train.steps = 14, encoder.model.dropout = 0.1;
+  runs.push_back(encoder);
   return runs;
 }
 
@@ -191,7 +194,8 @@ TEST_F(GpuTrainer, RecordedStepsHaveTheSameBits) {
   const ScratchFolder folder;
   const std::string path = folder / "at9.h5";
   for (const RunConfig& config : changing_runs()) {
-    SCOPED_TRACE(config.train.dtype + (config.model.dropout > 0 ? ", dropout" : ""));
+    SCOPED_TRACE(config.model.type + " " + config.train.dtype +
+                 (config.model.dropout > 0 ? ", dropout" : ""));
     Trainer plain(config, Recording::no), recorded(config);
     ActivationStatistics seen(config.analysis, 2), seen_recorded(config.analysis, 2);
     std::vector<StepReport> want;
