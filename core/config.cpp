@@ -259,4 +259,13 @@ void ConfigReader::finish() const {
   }
 }
 
+ConfigValue ConfigWriter::differing_from(const ConfigValue& base) const {
+  ConfigValue rest = root_;
+  std::erase_if(rest.fields, [&](const auto& field) {
+    const ConfigValue* same = base.find(field.first);
+    return same != nullptr && to_yaml(*same) == to_yaml(field.second);
+  });
+  return rest;
+}
+
 }  // namespace quietformer

@@ -2,9 +2,10 @@
 // overrides (`section.key=value`).
 //
 // A file is parsed into a tree of ConfigValue that remembers file and line. Structs list their keys
-// once, in `template <class V> void visit(V& v)`, calling v.field(key, member) for a value and
-// v.section(key, member) for a nested struct; ConfigReader fills them, ConfigWriter turns them back
-// into a fully resolved tree, both from that one list.
+// once, in `template <class V> void visit(V& v)`, calling v.field(key, member) for a value,
+// v.section(key, member) for a nested struct and v.variants(key, list, base) for a list of structs
+// that each say what differs from another one; ConfigReader fills them, ConfigWriter turns them
+// back into a fully resolved tree, both from that one list.
 //
 // Every error is one InputError "FILE:LINE: section.key: what was found and what was expected".
 #pragma once
@@ -145,6 +146,23 @@ class ConfigReader {
       inner.finish();
     }
   }
+  /// A list of maps; each element starts from `base`, which was read before.
+  template <class S, class Base>
+  void variants(std::string_view key, std::vector<S>& member, const Base& base) {
+    const ConfigValue* value = take(key);
+    if (value == nullptr) return;
+    if (value->kind != ConfigValue::Kind::list)
+      config_type_error(*value, path(key), "a list of maps");
+    member.clear();
+    for (const ConfigValue& item : value->items) {
+      S element;
+      static_cast<Base&>(element) = base;
+      ConfigReader inner(item, path(key) + "[" + std::to_string(member.size()) + "]");
+      element.visit(inner);
+      inner.finish();
+      member.push_back(std::move(element));
+    }
+  }
   void finish() const;
 
  private:
@@ -169,10 +187,26 @@ class ConfigWriter {
     member.visit(inner);
     root_.fields.emplace_back(std::string(key), std::move(inner.root_));
   }
+  /// Of each element the fields that differ from those of `base`.
+  template <class List, class Base>
+  void variants(std::string_view key, List& member, Base& base) {
+    ConfigWriter common;
+    base.visit(common);
+    ConfigValue list;
+    list.kind = ConfigValue::Kind::list;
+    for (auto& element : member) {
+      ConfigWriter inner;
+      element.visit(inner);
+      list.items.push_back(inner.differing_from(common.root_));
+    }
+    root_.fields.emplace_back(std::string(key), std::move(list));
+  }
   ConfigWriter() { root_.kind = ConfigValue::Kind::map; }
   const ConfigValue& root() const { return root_; }
 
  private:
+  ConfigValue differing_from(const ConfigValue& base) const;
+
   ConfigValue root_;
 };
 

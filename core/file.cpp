@@ -119,13 +119,27 @@ int sync_directory(const std::string& directory) {
   return ::fsync(fd.get()) == 0 || errno == EINVAL ? 0 : errno;
 }
 
+using MakeFile = std::function<void(FileWriter& file)>;
+
+// Ends the making of a file.
+struct WriteFailure {
+  int error;
+};
+
 int write_and_rename(const std::string& temporary, const std::string& target,
-                     std::span<const std::string_view> pieces) {
+                     const MakeFile& make) {
   Descriptor fd(create_temporary(temporary));
   if (fd.get() < 0) return errno;
   int error = 0;
-  for (const std::string_view piece : pieces)
-    if (error == 0) error = write_all(fd.get(), piece);
+  FileWriter writer(fd.get());
+  try {
+    make(writer);
+  } catch (const WriteFailure& failure) {
+    error = failure.error;
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
   if (error == 0 && ::fsync(fd.get()) != 0) error = errno;
   // Renamed while still open: closing gives up the lock.
   if (error == 0 && ::rename(temporary.c_str(), target.c_str()) != 0) error = errno;
@@ -204,14 +218,47 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<char*>(data_), size_);
 }
 
-void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces) {
+void MappedFile::forget(std::string_view part) const {
+  if (part.empty()) return;
+  QF_EXPECTS(part.data() >= data_ && part.data() + part.size() <= data_ + size_);
+  // The mapping begins at a page, so pages can be counted from there.
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t begin = static_cast<std::size_t>(part.data() - data_);
+  const std::size_t first = (begin + page - 1) / page * page;
+  const std::size_t last = (begin + part.size()) / page * page;
+  // Advice: where it is not taken, pages stay until the mapping goes.
+  if (first < last) ::madvise(const_cast<char*>(data_) + first, last - first, MADV_DONTNEED);
+}
+
+void FileWriter::write(std::string_view bytes) {
+  if (const int error = write_all(descriptor_, bytes); error != 0) throw WriteFailure{error};
+}
+
+void FileWriter::rewrite(std::size_t offset, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written =
+        ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) throw WriteFailure{errno};
+    bytes.remove_prefix(static_cast<std::size_t>(written));
+    offset += static_cast<std::size_t>(written);
+  }
+}
+
+void write_file_atomically(const std::string& path, const MakeFile& make) {
   const fs::path target = resolve_target(path);
   const std::string directory = target.has_parent_path() ? target.parent_path().string() : ".";
   const std::string temporary =
       fmt::format("{}/.{}{}{}", directory, target.filename().string(), kTemporaryMark, ::getpid());
-  int error = write_and_rename(temporary, target.string(), pieces);
+  int error = write_and_rename(temporary, target.string(), make);
   if (error == 0) error = sync_directory(directory);
   if (error != 0) throw RunError(fmt::format("{}: cannot write: {}", path, reason(error)));
+}
+
+void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces) {
+  write_file_atomically(path, [&](FileWriter& file) {
+    for (const std::string_view piece : pieces) file.write(piece);
+  });
 }
 
 void write_file_atomically(const std::string& path, std::string_view contents) {

@@ -1,6 +1,7 @@
 // Reading files, mapping them, and replacing them so that nothing half-written is ever seen.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,6 +24,9 @@ class MappedFile {
   ~MappedFile();
 
   std::string_view bytes() const { return {data_, size_}; }
+  /// Pages that lie wholly in `part` of bytes() no longer count as this process's memory; whoever
+  /// reads them again has them read from the file again.
+  void forget(std::string_view part) const;
   const std::string& path() const { return path_; }
 
  private:
@@ -40,6 +44,22 @@ class MappedFile {
 /// For a file size limit (RLIMIT_FSIZE) to fail that way the process must ignore SIGXFSZ.
 void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces);
 void write_file_atomically(const std::string& path, std::string_view contents);
+/// What write_file_atomically gives to whoever makes a file piece by piece.
+class FileWriter {
+ public:
+  explicit FileWriter(int descriptor) : descriptor_(descriptor) {}
+  void write(std::string_view bytes);  // at the end
+  /// Over bytes that were written before: a header that needs to know the rest.
+  void rewrite(std::size_t offset, std::string_view bytes);
+
+ private:
+  int descriptor_;
+};
+
+/// The same for a file that is made while it is written, in `make`; what that throws ends the
+/// writing like any failure.
+void write_file_atomically(const std::string& path,
+                           const std::function<void(FileWriter& file)>& make);
 
 /// Removes temporaries of write_file_atomically that no living process is writing (a writer holds a
 /// lock on its temporary); returns how many. An absent directory has none. Temporaries that cannot

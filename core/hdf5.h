@@ -33,6 +33,7 @@ class Hdf5Image {
   Hdf5Image(char* malloced, std::size_t size) : data_(malloced), size_(size) {}
   std::span<char> bytes() { return {data_.get(), size_}; }
   std::string_view view() const { return {data_.get(), size_}; }
+  std::size_t size() const { return size_; }
 
  private:
   struct Free {
@@ -47,14 +48,18 @@ class Hdf5Image {
 class Hdf5Writer {
  public:
   /// `name` is for messages. The image begins with `user_block` zero bytes (0, or 512 times a power
-  /// of two) that HDF5 ignores.
-  explicit Hdf5Writer(std::string name, std::size_t user_block = 0);
+  /// of two) that HDF5 ignores. `reserved`: bytes that reserve() will ask for; a hint that saves
+  /// growing.
+  explicit Hdf5Writer(std::string name, std::size_t user_block = 0, std::size_t reserved = 0);
   ~Hdf5Writer();
   Hdf5Writer(const Hdf5Writer&) = delete;
   Hdf5Writer& operator=(const Hdf5Writer&) = delete;
 
   void group(const std::string& path);                        // with its parents; may exist
   void tensor(const std::string& path, const Tensor& value);  // contiguous, on the host
+  /// A tensor whose values the caller puts into the finished image, or into a file in place of the
+  /// image's zeros there. Returns where: bytes from the image's beginning, of no alignment.
+  std::size_t reserve(const std::string& path, DType dtype, const Shape& shape);
   void text(const std::string& path, std::string_view value);
   /// Of an existing group ("/" is the root) or dataset.
   void attribute(const std::string& path, const std::string& name, const Hdf5Attribute& value);

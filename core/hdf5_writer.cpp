@@ -1,6 +1,13 @@
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "core/check.h"
 #include "core/hdf5.h"
@@ -11,24 +18,114 @@ namespace {
 
 using hdf5::Handle;
 
+constexpr std::size_t kPage = std::size_t{1} << 16;  // a multiple of any page's size
+
+// Parts of a large image that nobody will read: HDF5 clears all of it, page by page, which takes as
+// long as writing the file, and would keep as much memory as the file is long. While HDF5 builds
+// the image, pages of such a part are all the same few; afterwards they are untouched zeros.
+class Holes {
+ public:
+  // For an image of about `bytes` at `data`; the parts come out of at most some hundred mappings.
+  void open(std::size_t bytes) {
+#ifdef __linux__
+    constexpr std::size_t kLeast = std::size_t{1} << 26, kWindow = std::size_t{1} << 21;
+    if (bytes < kLeast) return;
+    window_ = std::max(kWindow, bytes / 512 / kPage * kPage);
+    file_ = ::memfd_create("hdf5-holes", MFD_CLOEXEC);
+    if (file_ >= 0 && ::ftruncate(file_, static_cast<off_t>(window_)) != 0) window_ = 0;
+#else
+    (void)bytes;
+#endif
+  }
+  Holes() = default;
+  Holes(const Holes&) = delete;
+  Holes& operator=(const Holes&) = delete;
+  ~Holes() {
+    if (file_ >= 0) ::close(file_);
+  }
+
+  // What lies in [begin, begin + bytes), to whole pages. False: memory is short.
+  bool add(char* begin, std::size_t bytes) {
+    if (file_ < 0 || window_ == 0) return true;
+    const auto first = (reinterpret_cast<std::uintptr_t>(begin) + kPage - 1) / kPage * kPage;
+    const auto last = (reinterpret_cast<std::uintptr_t>(begin) + bytes) / kPage * kPage;
+    if (last < first + (std::size_t{1} << 20)) return true;  // not worth a mapping
+#ifdef MAP_POPULATE
+    constexpr int kShared = MAP_SHARED | MAP_FIXED | MAP_POPULATE;  // no fault page by page
+#else
+    constexpr int kShared = MAP_SHARED | MAP_FIXED;
+#endif
+    for (std::uintptr_t at = first; at < last; at += window_)
+      if (::mmap(reinterpret_cast<void*>(at), std::min(window_, last - at), PROT_READ | PROT_WRITE,
+                 kShared, file_, 0) == MAP_FAILED)
+        return false;
+    parts_.emplace_back(first, last - first);
+    return true;
+  }
+
+  bool fill_with_zeros() {
+    for (const auto& [begin, bytes] : parts_)
+      if (::mmap(reinterpret_cast<void*>(begin), bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1, 0) == MAP_FAILED)
+        return false;
+    parts_.clear();
+    return true;
+  }
+  // The image moved, and with it copies of what was in the parts.
+  void forget() {
+    parts_.clear();
+  }
+
+ private:
+  int file_ = -1;
+  std::size_t window_ = 0;
+  std::vector<std::pair<std::uintptr_t, std::size_t>> parts_;
+};
+
 // The memory of HDF5's core (in-memory) file driver, kept when the driver would free it: the image
-// of a large model is never copied.
+// of a large model is never copied. Memory beyond `used` was never given out and is zero, as it
+// came.
 struct ImageMemory {
   char* data = nullptr;
-  std::size_t size = 0;
+  std::size_t size = 0, used = 0, capacity = 0;
+  Holes holes;
+
+  explicit ImageMemory(std::size_t reserved) {
+    if (reserved == 0) return;
+    capacity = reserved + reserved / 64 + (std::size_t{1} << 20);  // and what HDF5 adds
+    data = static_cast<char*>(std::calloc(capacity, 1));
+    if (data == nullptr) capacity = 0;
+    holes.open(capacity);
+  }
+  ImageMemory(const ImageMemory&) = delete;
+  ImageMemory& operator=(const ImageMemory&) = delete;
   ~ImageMemory() { std::free(data); }
+
+  bool add_hole(std::size_t begin, std::size_t bytes) {
+    return begin + bytes > capacity || holes.add(data + begin, bytes);
+  }
+
+  char* resize(std::size_t to) {
+    if (to > capacity) {
+      char* const grown = static_cast<char*>(std::realloc(data, to));
+      if (grown == nullptr) return nullptr;
+      if (grown != data) holes.forget();
+      data = grown;
+      std::memset(data + capacity, 0, to - capacity);
+      capacity = to;
+    }
+    // What HDF5 leaves out (gaps) is zero, so that equal contents are equal bytes.
+    if (to > size && used > size) std::memset(data + size, 0, std::min(used, to) - size);
+    size = to;
+    used = std::max(used, to);
+    return data;
+  }
 };
 
 void* resize_image(void* data, std::size_t size, H5FD_file_image_op_t, void* memory) {
   ImageMemory& image = *static_cast<ImageMemory*>(memory);
-  if (data != image.data) return nullptr;
-  void* resized = std::realloc(data, size);
-  if (resized == nullptr) return nullptr;
-  image.data = static_cast<char*>(resized);
-  // What HDF5 leaves out (gaps) is zero, so that equal contents are equal bytes.
-  if (size > image.size) std::memset(image.data + image.size, 0, size - image.size);
-  image.size = size;
-  return resized;
+  if (data != image.data && data != nullptr) return nullptr;
+  return image.resize(size);
 }
 
 void* allocate_image(std::size_t size, H5FD_file_image_op_t operation, void* memory) {
@@ -79,13 +176,14 @@ struct Hdf5Writer::State {
   std::string name;
   std::size_t user_block = 0;
   ImageMemory memory;  // outlives the file
-  Handle group_creation, link_creation, tensor_creation, text_creation;
+  explicit State(std::size_t reserved) : memory(reserved) {}
+  Handle group_creation, link_creation, tensor_creation, reserved_creation, text_creation;
   Handle file;
 
   ~State() {
     const std::lock_guard lock(hdf5::library_mutex());
-    for (Handle* handle :
-         {&file, &group_creation, &link_creation, &tensor_creation, &text_creation})
+    for (Handle* handle : {&file, &group_creation, &link_creation, &tensor_creation,
+                           &reserved_creation, &text_creation})
       *handle = Handle();
   }
   [[noreturn]] void fail(const std::string& path) const {
@@ -166,8 +264,8 @@ void Hdf5Writer::State::write_attribute(const Handle& object, const std::string&
   }
 }
 
-Hdf5Writer::Hdf5Writer(std::string name, std::size_t user_block)
-    : state_(std::make_unique<State>()) {
+Hdf5Writer::Hdf5Writer(std::string name, std::size_t user_block, std::size_t reserved)
+    : state_(std::make_unique<State>(reserved)) {
   const std::lock_guard lock(hdf5::library_mutex());
   State& s = *state_;
   s.name = std::move(name);
@@ -178,6 +276,7 @@ Hdf5Writer::Hdf5Writer(std::string name, std::size_t user_block)
   s.link_creation = Handle(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
   s.tensor_creation = Handle(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   s.text_creation = Handle(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  s.reserved_creation = Handle(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   const bool ready = access.valid() && H5Pset_userblock(creation.get(), user_block) >= 0 &&
                      H5Pset_link_creation_order(creation.get(), kOrder) >= 0 &&
                      H5Pset_link_creation_order(s.group_creation.get(), kOrder) >= 0 &&
@@ -186,7 +285,10 @@ Hdf5Writer::Hdf5Writer(std::string name, std::size_t user_block)
                      H5Pset_obj_track_times(s.group_creation.get(), false) >= 0 &&
                      H5Pset_obj_track_times(s.tensor_creation.get(), false) >= 0 &&
                      H5Pset_obj_track_times(s.text_creation.get(), false) >= 0 &&
-                     H5Pset_fill_time(s.tensor_creation.get(), H5D_FILL_TIME_NEVER) >= 0;
+                     H5Pset_fill_time(s.tensor_creation.get(), H5D_FILL_TIME_NEVER) >= 0 &&
+                     H5Pset_obj_track_times(s.reserved_creation.get(), false) >= 0 &&
+                     H5Pset_fill_time(s.reserved_creation.get(), H5D_FILL_TIME_NEVER) >= 0 &&
+                     H5Pset_alloc_time(s.reserved_creation.get(), H5D_ALLOC_TIME_EARLY) >= 0;
   s.expect(ready, "/");
   s.file = Handle(
       H5Fcreate(hdf5::image_name().c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
@@ -212,6 +314,21 @@ void Hdf5Writer::tensor(const std::string& path, const Tensor& value) {
                    path);
   if (value.dtype == DType::bf16 || value.dtype == DType::f16)
     state_->write_attribute(set, path, hdf5::kDTypeAttribute, std::string(name_of(value.dtype)));
+}
+
+std::size_t Hdf5Writer::reserve(const std::string& path, DType dtype, const Shape& shape) {
+  const std::lock_guard lock(hdf5::library_mutex());
+  const Handle set = state_->create_dataset(path, hdf5::file_type(dtype), make_space(shape),
+                                            state_->reserved_creation);
+  if (dtype == DType::bf16 || dtype == DType::f16)
+    state_->write_attribute(set, path, hdf5::kDTypeAttribute, std::string(name_of(dtype)));
+  if (shape.count() == 0) return 0;
+  const haddr_t offset = H5Dget_offset(set.get());  // counts the user block
+  state_->expect(offset != HADDR_UNDEF, path);
+  const auto bytes = static_cast<std::size_t>(shape.count() * size_of(dtype));
+  if (!state_->memory.add_hole(static_cast<std::size_t>(offset), bytes))
+    throw RunError(fmt::format("{}: {}: no memory for its place in the file", state_->name, path));
+  return static_cast<std::size_t>(offset);
 }
 
 void Hdf5Writer::text(const std::string& path, std::string_view value) {
@@ -240,6 +357,8 @@ Hdf5Image Hdf5Writer::finish() {
   s.expect(length >= 0 && s.file.close(), "/");
   const std::size_t size = static_cast<std::size_t>(length) + s.user_block;
   QF_EXPECTS(size <= s.memory.size);
+  if (!s.memory.holes.fill_with_zeros())
+    throw RunError(fmt::format("{}: no memory for an image of {} bytes", s.name, size));
   return Hdf5Image(std::exchange(s.memory.data, nullptr), size);
 }
 

@@ -49,9 +49,9 @@ void fill(const Tensor& value, const Init& init, RandomKey key) {
   });
 }
 
-std::int64_t padding_of(const Shape& shape, Device device) {
-  if (device.type == DeviceType::cpu || shape.rank != 2) return 0;
-  return (kRowPadding - shape[0] % kRowPadding) % kRowPadding * shape[1];
+std::int64_t padding_of(const Shape& shape, RowPadding rows, Device device) {
+  if (device.type == DeviceType::cpu || (shape.rank != 2 && rows != RowPadding::yes)) return 0;
+  return (kRowPadding - shape[0] % kRowPadding) % kRowPadding * (shape.count() / shape[0]);
 }
 
 }  // namespace
@@ -62,9 +62,11 @@ ParameterList::ParameterList(DType dtype, Device device) : dtype_(dtype), device
                      " parameters: found the CPU, which computes in f32 and f64; expected a GPU");
 }
 
-Parameter ParameterList::add(std::string name, const Shape& shape, Init init) {
-  const std::int64_t padding = padding_of(shape, device_);
+Parameter ParameterList::add(std::string name, const Shape& shape, Init init, RowPadding rows) {
+  const std::int64_t padding = padding_of(shape, rows, device_);
   Parameter p;
+  p.shape = shape;
+  p.padding = padding;
   p.value = values_.declare(name, dtype_, shape, padding);
   p.master =
       dtype_ == master_dtype() ? p.value : masters_.declare(name, master_dtype(), shape, padding);
@@ -127,10 +129,6 @@ const Parameter* ParameterList::find(std::string_view name) const {
   for (const Parameter& p : parameters_)
     if (p.name == name) return &p;
   return nullptr;
-}
-
-std::int64_t ParameterList::padding(const Parameter& parameter) const {
-  return padding_of(parameter.value.get().shape, device_);
 }
 
 std::int64_t ParameterList::count() const {

@@ -28,19 +28,22 @@ struct Init {
 /// Whether AdamW's decoupled weight decay applies: by default to tensors of two or more dimensions.
 enum class Decay : std::uint8_t { no, yes };
 
+/// Whether rows of zeros follow a parameter on a GPU, up to a multiple of kRowPadding (values and
+/// masters; in gradients products may add zeros to them): products of odd sizes are several times
+/// slower there. Matrices have them always; a vector that goes with a padded matrix needs them.
+inline constexpr std::int64_t kRowPadding = 64;
+enum class RowPadding : std::uint8_t { matrices, yes };
+
 struct Parameter {
   std::string name;  // a path, "blocks.3.attention.qkv.weight"; equals the checkpoint's name
-  Slot value;        // what layers multiply with, in the list's type
+  Shape shape;
+  Slot value;   // what layers multiply with, in the list's type
   Slot master;  // what the optimizer updates and checkpoints hold; `value` itself in f32 and f64
   Slot grad;
   Init init;
   Decay decay = Decay::no;
+  std::int64_t padding = 0;  // elements that follow it in every arena, besides alignment
 };
-
-/// On a GPU the rows of a matrix are followed by rows of zeros up to a multiple of this (values and
-/// masters; in gradients products may add zeros to them): products of odd sizes are several times
-/// slower there.
-inline constexpr std::int64_t kRowPadding = 64;
 
 /// All parameters of a model in declaration order, with their memory: one arena of values and one
 /// of gradients with the same layout, so that `values().flat()[i]` and `grads().flat()[i]` belong
@@ -58,7 +61,8 @@ class ParameterList {
   ParameterList& operator=(const ParameterList&) = delete;
 
   /// Declares a parameter; throws std::logic_error on a repeated name. Decay defaults by rank.
-  Parameter add(std::string name, const Shape& shape, Init init);
+  Parameter add(std::string name, const Shape& shape, Init init,
+                RowPadding rows = RowPadding::matrices);
 
   void commit();  // after this, slots resolve; RunError without memory
   /// Fills masters and values, the same on every device; gradients become zero. Waits for a GPU.
@@ -76,8 +80,6 @@ class ParameterList {
   const std::vector<Parameter>& all() const { return parameters_; }
   const Parameter* find(std::string_view name) const;  // null when absent
   std::int64_t count() const;                          // trainable scalars
-  /// Elements that follow a parameter in every arena, besides alignment (kRowPadding).
-  std::int64_t padding(const Parameter& parameter) const;
   const Arena& values() const { return values_; }
   const Arena& masters() const { return dtype_ == master_dtype() ? values_ : masters_; }
   const Arena& grads() const { return grads_; }

@@ -64,6 +64,15 @@ void seal(std::span<char> file, const SealKind& kind) {
   std::copy(header.begin(), header.end(), file.begin());
 }
 
+SealStream::SealStream(const SealKind& kind, std::size_t length) : kind_(kind), length_(length) {
+  QF_EXPECTS(length >= kSealBytes);
+  digest_.update(make_header(kind, length, std::string(kDigestDigits, '0')));
+}
+
+std::string SealStream::header() const {
+  return make_header(kind_, length_, digest_.hex());
+}
+
 void verify_seal(std::string_view file, const SealKind& kind, const std::string& path) {
   const auto refuse = [&](const std::string& why) {
     throw InputError(fmt::format("{}: {}", path, why));

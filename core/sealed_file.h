@@ -10,6 +10,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/digest.h"
+
 namespace quietformer {
 
 inline constexpr std::size_t kSealBytes = 512;
@@ -22,6 +24,22 @@ struct SealKind {
 
 /// Writes the header over the first kSealBytes of `file`; everything after them must be final.
 void seal(std::span<char> file, const SealKind& kind);
+
+/// The header of a file that is written piece by piece and never lies in memory whole.
+class SealStream {
+ public:
+  /// `length` is that of the whole file.
+  SealStream(const SealKind& kind, std::size_t length);
+  /// Bytes after the first kSealBytes, in order.
+  void update(std::string_view bytes) { digest_.update(bytes); }
+  /// The first kSealBytes, after everything else went through update().
+  std::string header() const;
+
+ private:
+  SealKind kind_;
+  std::size_t length_;
+  DigestStream digest_;
+};
 
 /// Throws InputError "PATH: ..." unless `file` is exactly what seal() left: of this kind, of this
 /// version, complete and unchanged.

@@ -28,6 +28,18 @@ std::int64_t Windows::targets() const {
   return (taken_ - 1) * context_ + targets_of(window(taken_ - 1));
 }
 
+Windows::Row Windows::row_of(std::int64_t batch, std::int64_t row) const {
+  const std::int64_t index = batch * batch_ + row;
+  if (index >= taken_) return {span_.begin + span_.size, 0};
+  const std::int64_t number = window(index);
+  return {span_.begin + number * context_, targets_of(number)};
+}
+
+bool Windows::padded(std::int64_t batch) const {
+  // Only the last row can be short, and only the last batch can lack rows.
+  return row_of(batch, batch_ - 1).count < context_;
+}
+
 std::int64_t Windows::fill(std::int64_t batch, const Tensor& inputs, const Tensor& targets,
                            std::int64_t first_row) const {
   const std::int64_t rows = inputs.shape[0];
@@ -38,20 +50,36 @@ std::int64_t Windows::fill(std::int64_t batch, const Tensor& inputs, const Tenso
   std::int32_t* target = targets.as<std::int32_t>();
   std::int64_t live = 0;
   for (std::int64_t row = 0; row < rows; ++row, in += context_, target += context_) {
-    const std::int64_t index = batch * batch_ + first_row + row;
-    const std::int64_t number = index < taken_ ? window(index) : windows_;
-    const std::int64_t count = index < taken_ ? targets_of(number) : 0;
+    const auto [begin, count] = row_of(batch, first_row + row);
     if (count > 0) {
-      const std::int64_t at = span_.begin + number * context_;
-      source_.copy(at, count, in);
+      source_.copy(begin, count, in);
       std::memcpy(target, in + 1, static_cast<std::size_t>(count - 1) * sizeof(*in));
-      source_.copy(at + count, 1, target + count - 1);
+      source_.copy(begin + count, 1, target + count - 1);
     }
     std::fill(in + count, in + context_, 0);
     std::fill(target + count, target + context_, kIgnoredTarget);
     live += count;
   }
   return live;
+}
+
+std::int64_t Windows::fill_masked(std::int64_t batch, const Masking& masking,
+                                  std::int32_t padding_token, const Tensor& tokens,
+                                  const Tensor& targets, const Tensor& valid,
+                                  std::int64_t first_row) const {
+  QF_EXPECTS(valid.shape == tokens.shape && valid.contiguous());
+  fill(batch, tokens, targets, first_row);
+  std::int64_t chosen = 0;
+  for (std::int64_t row = 0; row < tokens.shape[0]; ++row) {
+    const auto [begin, count] = row_of(batch, first_row + row);
+    std::int32_t* token = tokens.as<std::int32_t>() + row * context_;
+    std::uint8_t* real = valid.as<std::uint8_t>() + row * context_;
+    chosen += masking.evaluation(begin, count, token, targets.as<std::int32_t>() + row * context_);
+    std::fill(token + count, token + context_, padding_token);
+    std::fill(real, real + count, std::uint8_t{1});
+    std::fill(real + count, real + context_, std::uint8_t{0});
+  }
+  return chosen;
 }
 
 }  // namespace quietformer

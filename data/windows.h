@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/tensor.h"
+#include "data/masking.h"
 #include "data/source.h"
 #include "data/split.h"
 
@@ -35,7 +36,20 @@ class Windows {
   std::int64_t fill(std::int64_t batch, const Tensor& inputs, const Tensor& targets,
                     std::int64_t first_row = 0) const;
 
+  /// For an encoder: tokens as fill() writes inputs, so all of the span but its last token, masked
+  /// by masking.evaluation(); valid u8 (B, context) is 1 for them and 0 elsewhere, where tokens are
+  /// padding_token. Returns how many targets are not ignored.
+  std::int64_t fill_masked(std::int64_t batch, const Masking& masking, std::int32_t padding_token,
+                           const Tensor& tokens, const Tensor& targets, const Tensor& valid,
+                           std::int64_t first_row = 0) const;
+  /// Whether some positions of a batch are padding.
+  bool padded(std::int64_t batch) const;
+
  private:
+  struct Row {
+    std::int64_t begin, count;  // of its inputs, along the source
+  };
+  Row row_of(std::int64_t batch, std::int64_t row) const;
   std::int64_t window(std::int64_t index) const;       // number along the span of a taken window
   std::int64_t targets_of(std::int64_t window) const;  // its targets: context, or fewer in the last
 

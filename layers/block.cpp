@@ -13,7 +13,7 @@ ResidualBranch::ResidualBranch(ParameterList& parameters, const std::string& pat
       suffix_(std::to_string(index)),
       structure_(find_norm_structure(model.norm_structure)),
       dim_(model.dim),
-      alpha_(structure_ == NormStructure::post ? deepnet_alpha(model) : 1.0),
+      alpha_(uses_deepnet(model) ? deepnet_alpha(model) : 1.0),
       dtype_(parameters.dtype()),
       dropout_{model.dropout, layer, index == 1 ? DropoutSite::attention : DropoutSite::mlp},
       norm_(parameters, path + ".norm" + suffix_, find_norm(model.norm), model.dim,
@@ -133,11 +133,11 @@ void Block::declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose 
   mlp_.declare(arena, shape, purpose);
 }
 
-void Block::forward(const Context& ctx, const Tensor& y, const Tensor& x,
+void Block::forward(const Context& ctx, const Tensor& y, const Tensor& x, const Tensor& key_padding,
                     const FollowingNorm& next) {
   const BatchShape shape{x.shape[0], x.shape[1]};
   const Tensor middle = fit(middle_, x.shape);
-  attention_.forward(ctx, branch1_.output(shape), branch1_.input(ctx, x));
+  attention_.forward(ctx, branch1_.output(shape), branch1_.input(ctx, x), key_padding);
   branch1_.join(ctx, middle, x, branch2_.following(shape));
   mlp_.forward(ctx, branch2_.output(shape), branch2_.input(ctx, middle));
   branch2_.join(ctx, y, middle, next);

@@ -22,7 +22,7 @@ struct FollowingNorm {
 
 /// What surrounds a sublayer f (f is called by the owner, between input() and join()):
 ///   pre     y = x + g * drop(f(norm(x)))
-///   post    y = norm(alpha x + g * drop(f(x)))       alpha: DeepNet's (2 layers)^(1/4)
+///   post    y = norm(alpha x + g * drop(f(x)))       alpha: DeepNet's (2 layers)^(1/4), or 1
 ///   hybrid  y = x + g * drop(norm_post(f(norm(x))))  (axlearn's hybrid norm)
 /// with LayerScale's gain g when model.layer_scale > 0. Parameters: `path.normI`, hybrid also
 /// `path.normI_post`, and `path.layer_scaleI.weight` (C).
@@ -77,8 +77,8 @@ class Block {
   Block(ParameterList& parameters, const std::string& path, const ModelConfig& model,
         const AttentionConfig& attention, std::uint32_t layer, const Rotary* rotary);
   void declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose purpose);
-  /// `next` is the norm that reads y next.
-  void forward(const Context& ctx, const Tensor& y, const Tensor& x,
+  /// `key_padding` as in SelfAttention::forward(); `next` is the norm that reads y next.
+  void forward(const Context& ctx, const Tensor& y, const Tensor& x, const Tensor& key_padding = {},
                const FollowingNorm& next = {});
   /// For the block before, or the embedding.
   FollowingNorm following(BatchShape shape) { return branch1_.following(shape); }

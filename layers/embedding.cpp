@@ -102,4 +102,24 @@ void Embedding::backward(const Context& ctx, const Tensor& dy) {
   embedding_backward(ctx, tokens_.grad, positions_.grad, dy, input_, scale_);
 }
 
+Embedding::Description embedding_of(const ModelConfig& model) {
+  Embedding::Description description;
+  description.vocab = model.vocab;
+  description.dim = model.dim;
+  description.context = model.context;
+  description.init = Init::normal(model.init_std);
+  switch (find_position(model.position)) {
+    case PositionKind::learned:
+      description.positions = Embedding::Positions::learned;
+      break;
+    case PositionKind::sinusoidal:
+      description.positions = Embedding::Positions::sinusoidal;
+      break;
+    case PositionKind::rotary:
+    case PositionKind::none:
+      break;
+  }
+  return description;
+}
+
 }  // namespace quietformer

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "layers/layer.h"
+#include "layers/model_config.h"
 
 namespace quietformer {
 
@@ -44,5 +45,8 @@ class Embedding {
   double scale_ = 1;
   Tensor input_;
 };
+
+/// What a model's embedding looks like; rotary positions act inside attention.
+Embedding::Description embedding_of(const ModelConfig& model);
 
 }  // namespace quietformer

@@ -7,6 +7,7 @@
 
 #include "attention/attention.h"
 #include "core/check.h"
+#include "layers/layer_ranges.h"
 
 namespace quietformer {
 namespace {
@@ -77,10 +78,7 @@ void check_head_parameter(const std::string& key, const HeadParameterConfig& con
 }
 
 void check_model(const ModelConfig& model) {
-  if (model.type == "bert")
-    throw InputError("model.type: 'bert' is not supported yet (supported: gpt)");
-  if (model.type != "gpt")
-    throw InputError(fmt::format("model.type: found '{}', expected gpt", model.type));
+  const ModelKind kind = find_model(model.type);
   // Upper ends are far above any use; they keep products of sizes inside 64 bits.
   check_range("model.layers", model.layers, 1, 100'000);
   check_range("model.heads", model.heads, 1, 1 << 20);
@@ -98,6 +96,14 @@ void check_model(const ModelConfig& model) {
   if (model.head_dim() > 256)
     throw InputError(fmt::format("model.heads: {} gives head dim {}, expected at most 256",
                                  model.heads, model.head_dim()));
+  if (kind == ModelKind::gpt)
+    check_range("model.token_types", model.token_types, 0, 0);
+  else
+    check_range("model.token_types", model.token_types, 0, 1 << 20);
+  check_range("model.padding_token", model.padding_token, 0, model.vocab - 1);
+  if (kind == ModelKind::roberta && find_position(model.position) != PositionKind::learned)
+    throw InputError(fmt::format(
+        "model.position: found '{}', expected learned for model.type roberta", model.position));
   find_mlp(model.mlp);
   find_norm(model.norm);
   find_norm_structure(model.norm_structure);
@@ -114,7 +120,7 @@ void check_model(const ModelConfig& model) {
   check_not_negative("model.init_std", model.init_std);
 }
 
-void check_score(const ModelConfig& model, const AttentionConfig& attention) {
+void check_score(const ModelConfig& model, const AttentionSettings& attention) {
   Score score;
   try {
     score = find_score(attention.score);
@@ -152,7 +158,7 @@ void check_implementation(std::string_view name) {
                                fmt::join(known, ", ")));
 }
 
-void check_attention(const ModelConfig& model, const AttentionConfig& attention) {
+void check_attention(const ModelConfig& model, const AttentionSettings& attention) {
   using Kind = HeadParameterConfig::Kind;
   check_score(model, attention);
   try {
@@ -166,16 +172,63 @@ void check_attention(const ModelConfig& model, const AttentionConfig& attention)
   // What is learned is the sink logit ln n.
   if (attention.n.kind == Kind::learned) check_positive("attention.n.init", attention.n.init);
   check_head_parameter("attention.sigmoid_bias", attention.sigmoid_bias, model.heads, check_finite);
-  if (!attention.causal)
+  if (attention.causal == is_encoder(model))
     throw InputError(
-        "attention.causal: found false, expected true: model.type gpt predicts the next token");
+        fmt::format("attention.causal: found {}, expected {}: model.type {} {}", attention.causal,
+                    !attention.causal, model.type,
+                    is_encoder(model) ? "looks both ways" : "predicts the next token"));
   for (const std::int64_t side : attention.window)
     check_range("attention.window", side, -1, std::int64_t{1} << 40);
   check_probability("attention.dropout", attention.dropout);
   check_implementation(attention.implementation);
 }
 
+// What is wrong with one entry, in the section's words and after the entry's name.
+void check_override(const ModelConfig& model, const AttentionConfig& attention, std::size_t index) {
+  const AttentionOverride& entry = attention.overrides[index];
+  const std::string key = fmt::format("attention.overrides[{}]", index);
+  check_range(key + ".layers", last_layer(entry.layers, key + ".layers"), -1, model.layers - 1);
+  try {
+    check_attention(model, entry);
+  } catch (const InputError& error) {
+    throw InputError(fmt::format("{}: {}", key, error.what()));
+  }
+}
+
+// Far tokens stand at the threshold, in rotations that all layers share.
+void check_thresholds(const AttentionConfig& attention) {
+  std::optional<std::int64_t> threshold;
+  const auto check = [&](const AttentionSettings& settings) {
+    if (settings.score != "piecewise") return;
+    if (threshold && *threshold != settings.threshold)
+      throw InputError(
+          fmt::format("attention.overrides: found threshold {}, expected {} as other "
+                      "piecewise layers have",
+                      settings.threshold, *threshold));
+    threshold = settings.threshold;
+  };
+  check(attention);
+  for (const AttentionOverride& entry : attention.overrides) check(entry);
+}
+
 }  // namespace
+
+AttentionConfig AttentionConfig::of_layer(std::int64_t layer) const {
+  AttentionConfig settings;
+  static_cast<AttentionSettings&>(settings) = *this;
+  for (const AttentionOverride& entry : overrides) {
+    const auto selected = select_layers(entry.layers, layer + 1, "attention.overrides");
+    if (!selected.empty() && selected.back() == layer)
+      static_cast<AttentionSettings&>(settings) = entry;
+  }
+  return settings;
+}
+
+ModelKind find_model(std::string_view value) {
+  static constexpr Named<ModelKind> kTable[] = {
+      {"gpt", ModelKind::gpt}, {"bert", ModelKind::bert}, {"roberta", ModelKind::roberta}};
+  return find("model.type", value, kTable);
+}
 
 MlpKind find_mlp(std::string_view value) {
   static constexpr Named<MlpKind> kTable[] = {
@@ -212,6 +265,14 @@ std::optional<NormKind> find_qk_norm(std::string_view value) {
   return find("model.qk_norm", value, kTable);
 }
 
+bool is_encoder(const ModelConfig& model) {
+  return find_model(model.type) != ModelKind::gpt;
+}
+
+bool uses_deepnet(const ModelConfig& model) {
+  return model.deepnet && find_norm_structure(model.norm_structure) == NormStructure::post;
+}
+
 void resolve(ModelConfig& model) {
   check_range("model.dim", model.dim, 1, kMaxDim);  // before it is multiplied
   if (model.kv_heads == 0) model.kv_heads = model.heads;
@@ -223,6 +284,9 @@ void validate(const ModelConfig& model, const AttentionConfig& attention) {
   resolve(resolved);
   check_model(resolved);
   check_attention(resolved, attention);
+  for (std::size_t i = 0; i < attention.overrides.size(); ++i)
+    check_override(resolved, attention, i);
+  check_thresholds(attention);
 }
 
 }  // namespace quietformer

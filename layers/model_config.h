@@ -18,17 +18,20 @@ namespace quietformer {
 
 /// `model:`
 struct ModelConfig {
-  std::string type = "gpt";
+  std::string type = "gpt";  // gpt; encoders: bert, roberta
   std::int64_t layers = 8;
   std::int64_t heads = 8;
   std::int64_t kv_heads = 0;  // key/value heads; 0: as many as heads
   std::int64_t dim = 512;
   std::int64_t context = 1024;
   std::int64_t vocab = 256;
+  std::int64_t token_types = 0;        // encoders: kinds of tokens with an embedding of their own
+  std::int64_t padding_token = 0;      // encoders: what fills up a sequence; roberta counts others
   std::string mlp = "gelu";            // gelu (tanh form), gelu_erf, swiglu
   std::int64_t mlp_dim = 0;            // 0: four times dim
   std::string norm = "layernorm";      // layernorm, rmsnorm
-  std::string norm_structure = "pre";  // pre, post (DeepNet constants), hybrid
+  std::string norm_structure = "pre";  // pre, post, hybrid
+  bool deepnet = true;                 // post: with DeepNet's constants; false: as BERT does it
   std::string position = "learned";    // learned, sinusoidal, rotary, none
   bool bias = true;                    // in linear layers; layernorm keeps its own
   bool tied = true;                    // the head is the token embedding
@@ -61,10 +64,13 @@ struct ModelConfig {
     v.field("dim", self.dim);
     v.field("context", self.context);
     v.field("vocab", self.vocab);
+    v.field("token_types", self.token_types);
+    v.field("padding_token", self.padding_token);
     v.field("mlp", self.mlp);
     v.field("mlp_dim", self.mlp_dim);
     v.field("norm", self.norm);
     v.field("norm_structure", self.norm_structure);
+    v.field("deepnet", self.deepnet);
     v.field("position", self.position);
     v.field("bias", self.bias);
     v.field("tied", self.tied);
@@ -119,8 +125,8 @@ struct HeadParameterConfig {
   }
 };
 
-/// `attention:`
-struct AttentionConfig {
+/// What the attention of one layer is.
+struct AttentionSettings {
   std::string score = "dot";    // dot, cosine, piecewise
   std::optional<double> scale;  // absent ("default"): 1/sqrt(head dim) for products of plain
                                 // vectors, 10 for products of unit vectors (cosine, or qk_norm l2)
@@ -143,9 +149,9 @@ struct AttentionConfig {
   void visit(V& v) const {
     fields(*this, v);
   }
-  friend bool operator==(const AttentionConfig&, const AttentionConfig&) = default;
+  friend bool operator==(const AttentionSettings&, const AttentionSettings&) = default;
 
- private:
+ protected:
   template <class Self, class V>
   static void fields(Self& self, V& v) {
     v.field("score", self.score);
@@ -163,17 +169,62 @@ struct AttentionConfig {
   }
 };
 
+/// An entry of `attention.overrides`: the settings of some layers, where the keys that it does not
+/// say are those of the section.
+struct AttentionOverride : AttentionSettings {
+  std::string layers;  // "*", or a list of numbers and ranges from 0: "0,4-11" (layer_ranges.h)
+
+  template <class V>
+  void visit(V& v) {
+    v.field("layers", layers);
+    AttentionSettings::visit(v);
+  }
+  template <class V>
+  void visit(V& v) const {
+    v.field("layers", layers);
+    AttentionSettings::visit(v);
+  }
+  friend bool operator==(const AttentionOverride&, const AttentionOverride&) = default;
+};
+
+/// `attention:`
+struct AttentionConfig : AttentionSettings {
+  std::vector<AttentionOverride> overrides;  // of a layer that several select, the last one counts
+
+  /// The settings of one layer, without overrides.
+  AttentionConfig of_layer(std::int64_t layer) const;
+
+  template <class V>
+  void visit(V& v) {
+    AttentionSettings::visit(v);
+    v.variants("overrides", overrides, static_cast<AttentionSettings&>(*this));
+  }
+  template <class V>
+  void visit(V& v) const {
+    AttentionSettings::visit(v);
+    v.variants("overrides", overrides, static_cast<const AttentionSettings&>(*this));
+  }
+  friend bool operator==(const AttentionConfig&, const AttentionConfig&) = default;
+};
+
+enum class ModelKind : std::uint8_t { gpt, bert, roberta };
 enum class MlpKind : std::uint8_t { gelu, gelu_erf, swiglu };
 enum class NormKind : std::uint8_t { layernorm, rmsnorm, l2 };  // l2: qk_norm only
 enum class NormStructure : std::uint8_t { pre, post, hybrid };
 enum class PositionKind : std::uint8_t { learned, sinusoidal, rotary, none };
 
 /// The enum of a value; throws InputError naming the key, the value and the known values.
+ModelKind find_model(std::string_view value);
 MlpKind find_mlp(std::string_view value);
 NormKind find_norm(std::string_view value);
 NormStructure find_norm_structure(std::string_view value);
 PositionKind find_position(std::string_view value);
 std::optional<NormKind> find_qk_norm(std::string_view value);  // "none": nullopt
+
+/// Whether a model guesses masked tokens and looks both ways (bert, roberta).
+bool is_encoder(const ModelConfig& model);
+/// Whether residual streams are multiplied by DeepNet's alpha: post with model.deepnet.
+bool uses_deepnet(const ModelConfig& model);
 
 /// Replaces the values that mean "derived" (kv_heads 0, mlp_dim 0) by what they stand for. Throws
 /// InputError when dim is out of range.

@@ -108,4 +108,20 @@ void rotary_backward(const Context& ctx, const Tensor& dx, const Tensor& dy,
   rotate_all(ctx, dx, dy, table, positions, -1, accumulate);
 }
 
+void padding_positions(const Context& ctx, const Tensor& positions, const Tensor& tokens,
+                       std::int32_t padding_token) {
+  QF_EXPECTS(tokens.shape.rank == 2 && tokens.dtype == DType::i32 && tokens.contiguous());
+  QF_EXPECTS(positions.shape == tokens.shape && positions.dtype == DType::i32);
+  QF_EXPECTS(positions.contiguous());
+  if (ctx.device.type == DeviceType::cuda)
+    return cuda::padding_positions(ctx, positions, tokens, padding_token);
+  const std::int32_t* token = tokens.as<std::int32_t>();
+  std::int32_t* position = positions.as<std::int32_t>();
+  for (std::int64_t b = 0; b < tokens.shape[0]; ++b) {
+    std::int32_t last = padding_token;
+    for (std::int64_t t = 0; t < tokens.shape[1]; ++t)
+      *position++ = *token++ == padding_token ? padding_token : ++last;
+  }
+}
+
 }  // namespace quietformer

@@ -1,9 +1,10 @@
-// Positions that are not learned: sinusoids and rotations.
+// Sinusoids, rotations, and positions that count tokens.
 #pragma once
 
 #include <cstdint>
 
 #include "core/buffer.h"
+#include "core/context.h"
 #include "core/gemm.h"
 
 namespace quietformer {
@@ -41,5 +42,10 @@ void rotary_forward(const Context& ctx, const Tensor& y, const Tensor& x, const 
 void rotary_backward(const Context& ctx, const Tensor& dx, const Tensor& dy,
                      const RotaryTable& table, const Tensor& positions,
                      Accumulate accumulate = Accumulate::overwrite);
+
+/// RoBERTa's positions: padding sits at padding_token, and the tokens of a sequence that are not
+/// padding at padding_token + 1, + 2, ... in their order. positions, tokens i32 (B,T), contiguous.
+void padding_positions(const Context& ctx, const Tensor& positions, const Tensor& tokens,
+                       std::int32_t padding_token);
 
 }  // namespace quietformer

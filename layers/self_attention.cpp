@@ -71,7 +71,7 @@ std::optional<Norm> make_norm(ParameterList& parameters, const std::string& path
 
 Init qkv_init(const ModelConfig& model) {
   const Init init = projection_init(model, Projection::inner, model.dim, model.dim, 1.0);
-  if (find_norm_structure(model.norm_structure) != NormStructure::post) return init;
+  if (!uses_deepnet(model)) return init;
   const std::int64_t value_row = (model.heads + model.kv_heads) * model.head_dim();
   return init.with_tail(value_row * model.dim, deepnet_beta(model));
 }
@@ -220,6 +220,10 @@ AttentionProblem SelfAttention::problem(Memory memory, BatchShape shape) const {
   p.window = config_.window;
   p.alibi_slopes = alibi_slopes_;
   p.dropout.probability = config_.dropout;
+  if (memory == Memory::slots)
+    p.key_padding = key_padding_;
+  else if (!config_.causal)  // there may be some
+    p.key_padding = Tensor(nullptr, DType::u8, {shape.batch, shape.tokens}, device_);
   head_parameters_.set(p, memory);
   return p;
 }
@@ -291,9 +295,12 @@ void SelfAttention::prepare_query_key_backward(const Context& ctx) {
   k_norm_->backward(ctx, by_row(near.k), by_row(near.k));
 }
 
-void SelfAttention::forward(const Context& ctx, const Tensor& y, const Tensor& x) {
+void SelfAttention::forward(const Context& ctx, const Tensor& y, const Tensor& x,
+                            const Tensor& key_padding) {
   QF_EXPECTS(x.shape.rank == 3 && x.shape[2] == dim_ && implementation_ != nullptr);
+  QF_EXPECTS(!key_padding || !config_.causal);
   shape_ = {x.shape[0], x.shape[1]};
+  key_padding_ = key_padding;
   qkv_.forward(ctx, rows(Memory::slots, qkv_out_, packed_width(), shape_), x);
   prepare_query_key(ctx);
 

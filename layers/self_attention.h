@@ -44,7 +44,10 @@ class SelfAttention {
   /// Chooses the implementation (InputError when the one asked for cannot run). `ctx` later runs
   /// with no more threads than now.
   void declare(const Context& ctx, Arena& arena, BatchShape shape, Purpose purpose);
-  void forward(const Context& ctx, const Tensor& y, const Tensor& x);
+  /// key_padding u8 (B,T), 0: nobody attends to that token; absent: all take part. Stays as it is
+  /// until backward; only where attention is not causal.
+  void forward(const Context& ctx, const Tensor& y, const Tensor& x,
+               const Tensor& key_padding = {});
   void backward(const Context& ctx, const Tensor& dx, const Tensor& dy);
   /// The implementation that attention.implementation came to; after declare().
   std::string_view implementation() const { return implementation_->name(); }
@@ -88,7 +91,8 @@ class SelfAttention {
   const AttentionImplementation* implementation_ = nullptr;
   Slot qkv_out_, normed_, far_, context_, row_state_;                 // saved
   Slot d_qkv_, d_context_, d_far_, workspace_, sink_mass_, row_sum_;  // shared
-  BatchShape shape_;                                                  // of the last forward
+  BatchShape shape_;                                                  // of the last forward,
+  Tensor key_padding_;                                                // as this
 };
 
 }  // namespace quietformer

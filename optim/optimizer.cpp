@@ -85,8 +85,8 @@ class RuleOptimizer final : public Optimizer {
                                           masters.alignment());
       std::vector<Slot> slots;
       for (const Parameter& p : parameters.all())
-        slots.push_back(arena.declare(p.name, parameters.master_dtype(), p.master.get().shape,
-                                      parameters.padding(p)));
+        slots.push_back(
+            arena.declare(p.name, parameters.master_dtype(), p.master.get().shape, p.padding));
       arena.commit();
       QF_EXPECTS(arena.bytes() == masters.bytes());
       for (std::size_t i = 0; i < slots.size(); ++i)

@@ -3,7 +3,7 @@
 //
 //   state.begin(ctx, schedule.lr(step), step);           outside the graph
 //   parameters.zero_grad(ctx);
-//   model.forward_backward(ctx, tokens, targets, {1.0 / accumulate, state.loss_scale()});
+//   model.forward_backward(ctx, batch, {1.0 / accumulate, state.loss_scale()});
 //   clip.measure(ctx, state);
 //   optimizer.step(ctx, state);
 //   ... state.read(ctx) where the numbers are wanted

@@ -1,13 +1,20 @@
 #include "train/batch_feed.h"
 
+#include <string>
+
 namespace quietformer {
 
-BatchFeed::BatchFeed(Arena& arena, const Shape& shape, Device device) : device_(device) {
-  inputs_ = arena.declare("inputs", DType::i32, shape);
-  targets_ = arena.declare("targets", DType::i32, shape);
+BatchFeed::BatchFeed(Arena& arena, const Shape& shape, Device device, Padding padding)
+    : device_(device) {
+  const auto declare = [&](const std::string& prefix) {
+    return Tokens{
+        arena.declare(prefix + "tokens", DType::i32, shape),
+        arena.declare(prefix + "targets", DType::i32, shape),
+        padding == Padding::none ? Slot() : arena.declare(prefix + "valid", DType::u8, shape)};
+  };
+  batch_ = declare("");
   if (!ahead()) return;
-  next_inputs_ = arena.declare("next_inputs", DType::i32, shape);
-  next_targets_ = arena.declare("next_targets", DType::i32, shape);
+  next_ = declare("next_");
   stream_ = cuda::Stream(device);
   copy_.device = device;
   copy_.stream = stream_.get();
@@ -15,37 +22,42 @@ BatchFeed::BatchFeed(Arena& arena, const Shape& shape, Device device) : device_(
   taken_ = cuda::Event(device);
 }
 
-Batch BatchFeed::room() {
-  if (!ahead()) return {inputs_, targets_};
-  if (!host_inputs_.view()) {
-    const Shape shape = inputs_.get().shape;
-    host_inputs_ = cuda::PinnedTensor(DType::i32, shape, device_);
+TokenBatch BatchFeed::room() {
+  if (!ahead()) return {batch_.tokens, batch_.targets, {}, batch_.valid};
+  if (!host_tokens_.view()) {
+    const Shape shape = batch_.tokens.get().shape;
+    host_tokens_ = cuda::PinnedTensor(DType::i32, shape, device_);
     host_targets_ = cuda::PinnedTensor(DType::i32, shape, device_);
+    if (batch_.valid) host_valid_ = cuda::PinnedTensor(DType::u8, shape, device_);
   }
   copied_.wait();
-  return {host_inputs_, host_targets_};
+  return {host_tokens_, host_targets_, {}, host_valid_};
 }
 
-void BatchFeed::send() {
-  QF_EXPECTS(!waiting_);
+void BatchFeed::send(Padding padding) {
+  QF_EXPECTS(!waiting_ && (padding == Padding::none || batch_.valid));
   waiting_ = true;
+  padding_ = padding;
   if (!ahead()) return;
   taken_.hold(copy_);
-  cuda::copy_async(copy_, next_inputs_, host_inputs_);
-  cuda::copy_async(copy_, next_targets_, host_targets_);
+  cuda::copy_async(copy_, next_.tokens, host_tokens_);
+  cuda::copy_async(copy_, next_.targets, host_targets_);
+  if (padding == Padding::possible) cuda::copy_async(copy_, next_.valid, host_valid_);
   copied_.record(copy_);
 }
 
-Batch BatchFeed::take(const Context& ctx) {
+TokenBatch BatchFeed::take(const Context& ctx) {
   QF_EXPECTS(waiting_ && ctx.device == device_);
   waiting_ = false;
+  const bool padded = padding_ == Padding::possible;
   if (ahead()) {
     copied_.hold(ctx);
-    cuda::copy_async(ctx, inputs_, next_inputs_);
-    cuda::copy_async(ctx, targets_, next_targets_);
+    cuda::copy_async(ctx, batch_.tokens, next_.tokens);
+    cuda::copy_async(ctx, batch_.targets, next_.targets);
+    if (padded) cuda::copy_async(ctx, batch_.valid, next_.valid);
     taken_.record(ctx);
   }
-  return {inputs_, targets_};
+  return {batch_.tokens, batch_.targets, {}, padded ? batch_.valid.get() : Tensor()};
 }
 
 }  // namespace quietformer

@@ -9,8 +9,10 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/context.h"
 #include "core/cuda/memory.h"
 #include "core/log.h"
+#include "core/parallel.h"
 #include "core/sealed_file.h"
 #include "train/host_view.h"
 
@@ -82,8 +84,76 @@ Hdf5Reader open_verified(const MappedFile& file) {
 
 }  // namespace
 
+namespace {
+
+std::size_t bytes_of(const DeferredTensor& tensor) {
+  return static_cast<std::size_t>(tensor.shape.count() * size_of(tensor.dtype));
+}
+
+// Where a deferred tensor lies in the file.
+struct Place {
+  std::size_t begin;
+  const DeferredTensor* tensor;
+};
+
+// The image with the tensors in their places, from front to back; the seal last, over the front.
+void write_with_tensors(FileWriter& file, const Hdf5Image& image,
+                        const std::vector<Place>& places) {
+  const std::string_view bytes = image.view();
+  SealStream stream(kKind, image.size());
+  const auto write = [&](std::string_view part) {
+    stream.update(part);
+    file.write(part);
+  };
+  file.write(bytes.substr(0, kSealBytes));
+  std::size_t at = kSealBytes;
+  std::vector<char> memory;
+  for (const Place& place : places) {
+    QF_EXPECTS(place.begin >= at);
+    write(bytes.substr(at, place.begin - at));
+    make_tensor(*place.tensor, memory, write);
+    at = place.begin + bytes_of(*place.tensor);
+  }
+  write(bytes.substr(at));
+  file.rewrite(0, stream.header());
+}
+
+}  // namespace
+
+void make_tensor(const DeferredTensor& tensor, std::vector<char>& memory,
+                 const std::function<void(std::string_view bytes)>& sink) {
+  constexpr std::size_t kPiece = std::size_t{1} << 21;  // stays in a core's cache
+  const std::size_t bytes = bytes_of(tensor);
+  if (bytes == 0) return;
+  if (!tensor.write_rows) {
+    memory.resize(std::max(memory.size(), bytes));
+    tensor.write(memory.data());
+    return sink({memory.data(), bytes});
+  }
+  const std::int64_t rows = tensor.shape[0];
+  const std::size_t row = bytes / static_cast<std::size_t>(rows);
+  const std::int64_t piece = std::clamp<std::int64_t>(std::int64_t(kPiece / row), 1, rows);
+  const std::size_t half = static_cast<std::size_t>(piece) * row;
+  memory.resize(std::max(memory.size(), 2 * half));
+  const auto place = [&](std::int64_t number) { return memory.data() + (number % 2) * half; };
+  const auto length = [&](std::int64_t number) { return std::min(piece, rows - number * piece); };
+  const std::int64_t pieces = (rows + piece - 1) / piece;
+  Context ctx;
+  ctx.threads = std::min(2, available_threads());
+  // One thread hands out a piece while another makes the next.
+  for (std::int64_t number = 0; number <= pieces; ++number)
+    parallel_chunks(ctx, 2, [&](std::int64_t part, int) {
+      if (part == 0 && number > 0)
+        sink({place(number - 1), static_cast<std::size_t>(length(number - 1)) * row});
+      if (part == 1 && number < pieces)
+        tensor.write_rows(number * piece, length(number), place(number));
+    });
+}
+
 void write_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
-  Hdf5Writer file(path, kSealBytes);
+  std::size_t reserved = 0;
+  for (const DeferredTensor& tensor : checkpoint.deferred) reserved += bytes_of(tensor);
+  Hdf5Writer file(path, kSealBytes, reserved);
   file.attribute("/", "format", std::string(kKind.name));
   file.attribute("/", "version", std::int64_t{kKind.version});
   file.attribute("/", "description",
@@ -95,18 +165,26 @@ void write_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
   for (const auto& [name, value] : checkpoint.integers) file.attribute(kIntegers, name, value);
   for (const auto& [name, value] : checkpoint.numbers) file.attribute(kNumbers, name, value);
   std::set<std::string, std::less<>> groups{kText, kIntegers, kNumbers};
-  for (const NamedTensor& named : checkpoint.tensors) {
-    QF_EXPECTS(valid_name(named.name));
-    const HostView value(named.tensor);
-    file.tensor(fmt::format("/{}", named.name), value.view());
-    groups.insert(fmt::format("/{}", named.name.substr(0, named.name.find('/'))));
+  const auto add = [&](const std::string& name) {
+    QF_EXPECTS(valid_name(name));
+    groups.insert(fmt::format("/{}", name.substr(0, name.find('/'))));
+    return fmt::format("/{}", name);
+  };
+  for (const NamedTensor& named : checkpoint.tensors)
+    file.tensor(add(named.name), HostView(named.tensor).view());
+  std::vector<Place> places;
+  for (const DeferredTensor& tensor : checkpoint.deferred) {
+    const std::size_t begin = file.reserve(add(tensor.name), tensor.dtype, tensor.shape);
+    if (tensor.shape.count() > 0) places.push_back({begin, &tensor});
   }
+  std::sort(places.begin(), places.end(),
+            [](const Place& a, const Place& b) { return a.begin < b.begin; });
   for (const auto& [group, description] : kDescriptions)
     if (groups.contains(group))
       file.attribute(std::string(group), "description", std::string(description));
   Hdf5Image image = file.finish();
-  seal(image.bytes(), kKind);
-  write_file_atomically(path, image.view());
+  write_file_atomically(path,
+                        [&](FileWriter& writer) { write_with_tensors(writer, image, places); });
 }
 
 CheckpointReader::CheckpointReader(const std::string& path)

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -26,11 +27,29 @@ struct NamedTensor {
   Tensor tensor;
 };
 
+/// A tensor that is made when its turn comes to be written: `write` fills host memory, which the
+/// next one reuses.
+struct DeferredTensor {
+  std::string name;
+  DType dtype = DType::f32;
+  Shape shape;
+  std::function<void(void* out)> write;
+  /// Where whole rows (of the first dimension) can be made alone: then no more than about a
+  /// megabyte of them is in memory at a time.
+  std::function<void(std::int64_t first, std::int64_t rows, void* out)> write_rows{};
+};
+
+/// Makes the tensor's bytes from front to back and hands them to `sink`, in pieces that lie in
+/// `memory`.
+void make_tensor(const DeferredTensor& tensor, std::vector<char>& memory,
+                 const std::function<void(std::string_view bytes)>& sink);
+
 struct Checkpoint {
   std::map<std::string, std::string> text;
   std::map<std::string, std::int64_t> integers;
   std::map<std::string, double> numbers;
-  std::vector<NamedTensor> tensors;  // the file keeps their order within each group
+  std::vector<NamedTensor> tensors;      // the file keeps their order within each group
+  std::vector<DeferredTensor> deferred;  // after them
 };
 
 /// Writes atomically (core/file.h): afterwards `path` holds this checkpoint, or on failure

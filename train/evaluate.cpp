@@ -3,6 +3,7 @@
 #include <array>
 #include <numbers>
 
+#include "core/check.h"
 #include "train/cuda/operations.h"
 
 namespace quietformer {
@@ -41,8 +42,9 @@ class LossSum {
 
 }  // namespace
 
-Evaluation evaluate(const Context& ctx, Gpt& model, const Windows& windows, BatchFeed& feed,
-                    ActivationStatistics* statistics) {
+Evaluation evaluate(const Context& ctx, LanguageModel& model, const Windows& windows,
+                    BatchFeed& feed, ActivationStatistics* statistics, const Masking* masking) {
+  using Padding = BatchFeed::Padding;
   QF_EXPECTS(!feed.waiting());
   Context evaluation = ctx;
   evaluation.mode = Mode::evaluate;
@@ -52,24 +54,37 @@ Evaluation evaluate(const Context& ctx, Gpt& model, const Windows& windows, Batc
   Evaluation result;
   std::array<std::int64_t, 2> counts{};  // of even and odd batches: one is ahead at most
   const auto send = [&](std::int64_t batch) {
-    const Batch room = feed.room();
-    counts[std::size_t(batch % 2)] = windows.fill(batch, room.inputs, room.targets);
-    feed.send();
+    const TokenBatch room = feed.room();
+    std::int64_t& count = counts[std::size_t(batch % 2)];
+    if (masking == nullptr) {
+      count = windows.fill(batch, room.tokens, room.targets);
+      return feed.send();
+    }
+    const auto padding_token = static_cast<std::int32_t>(model.config().padding_token);
+    count =
+        windows.fill_masked(batch, *masking, padding_token, room.tokens, room.targets, room.valid);
+    feed.send(windows.padded(batch) ? Padding::possible : Padding::none);
   };
   for (std::int64_t number = 0; number < windows.batches(); ++number) {
     if (!feed.waiting()) send(number);
-    const Batch batch = feed.take(evaluation);
-    if (statistics != nullptr) {
+    const TokenBatch batch = feed.take(evaluation);
+    if (statistics != nullptr && masking != nullptr) {
+      statistics->begin_batch(batch.valid);
+    } else if (statistics != nullptr) {
       if (!validity.view()) validity = OwnedTensor(DType::u8, batch.targets.shape, ctx.device);
       mark_valid(evaluation, validity, batch.targets);
       statistics->begin_batch(validity);
     }
-    model.forward_loss(evaluation, batch.inputs, batch.targets);
+    model.forward_loss(evaluation, batch);
     const std::int64_t count = counts[std::size_t(number % 2)];
     sum.add(model.loss(), count);
     result.targets += count;
     if (feed.ahead() && number + 1 < windows.batches()) send(number + 1);
   }
+  if (result.targets == 0)
+    throw InputError(
+        "data.mlm.probability: no token of the text was masked, expected a longer text or a larger "
+        "probability");
   result.loss = sum.read() / double(result.targets);
   return result;
 }

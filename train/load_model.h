@@ -6,7 +6,8 @@
 #include <string>
 
 #include "core/parameter.h"
-#include "layers/gpt.h"
+#include "layers/language_model.h"
+#include "train/model_source.h"
 #include "train/placement.h"
 #include "train/run_config.h"
 
@@ -19,12 +20,13 @@ struct LoadedModel {
   bool trained_here = false;  // a checkpoint of ours: config.data says what it was trained on
   Placement placement;        // of the parameters
   std::unique_ptr<ParameterList> parameters;
-  std::unique_ptr<Gpt> model;  // not declared yet: the caller knows the batch
+  std::unique_ptr<LanguageModel> model;  // not declared yet: the caller knows the batch
 };
 
-/// `path`: a checkpoint file, a run directory (its newest valid checkpoint) or a directory with
-/// config.json and model.safetensors of architecture gpt2. InputError in one line otherwise.
-/// `device` as in place_trained(): by default where parameters are read, the CPU.
+/// `path`: a checkpoint file, a run directory (its newest valid checkpoint) or a Hugging Face
+/// directory of an architecture we know (train/hf/architecture.h). InputError in one line
+/// otherwise. `device` as in place_trained(): by default where parameters are read, the CPU.
 LoadedModel load_model(const std::string& path, const std::string& device = "cpu");
+LoadedModel load_model(const ModelSource& source, const std::string& device = "cpu");
 
 }  // namespace quietformer

@@ -1,11 +1,13 @@
 #include "train/run.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -68,6 +70,7 @@ class Run {
 
  private:
   bool resume();
+  void start();
   void report_start() const;
   void warn_of_unmatched_sites();
   bool report_due(bool analyse) const;
@@ -86,6 +89,7 @@ class Run {
   CheckpointDirectory checkpoints_;
   std::unique_ptr<RunLog> log_;
   Progress progress_;
+  std::map<std::string, std::string> carried_;  // texts of every checkpoint, besides the config
   double best_loss_ = std::numeric_limits<double>::infinity();
   std::int64_t best_step_ = -1;  // of best_loss_; -1: not evaluated yet
   std::int64_t saved_step_ = -1;
@@ -131,6 +135,8 @@ bool Run::resume() {
     return true;
   }
   trainer_.restore(*checkpoint);
+  carried_ = checkpoint->texts();
+  carried_.erase("config");
   best_loss_ = checkpoint->number("best_validation_loss");
   best_step_ = checkpoint->integer(CheckpointDirectory::kBestStep);
   seconds_before_ = checkpoint->number("seconds");
@@ -142,6 +148,16 @@ bool Run::resume() {
   saved_step_ = first_step_ = trainer_.completed_steps();
   progress_.say(fmt::format("{}: resuming at step {}", checkpoint->path(), first_step_));
   return true;
+}
+
+/// At step 0.
+void Run::start() {
+  if (options_.init == nullptr) return;
+  const std::vector<std::string> started = trainer_.start_from(*options_.init);
+  carried_ = texts_of(*options_.init);
+  progress_.say(fmt::format(
+      "{}: starting from {}{}", config_.name, options_.init->path,
+      started.empty() ? "" : fmt::format("; {} start as configured", fmt::join(started, ", "))));
 }
 
 void Run::report_start() const {
@@ -161,6 +177,7 @@ int Run::train() {
     throw InputError(
         fmt::format("{}: exists and is not empty (continue it with --resume)", directory_.path));
   }
+  if (trainer_.completed_steps() == 0) start();
   directory_.create();
   write_file_atomically(directory_.config(), to_yaml(config_));
   log_ = std::make_unique<RunLog>(directory_.log(), trainer_.completed_steps());
@@ -243,6 +260,7 @@ void Run::save() {
   const std::int64_t step = trainer_.completed_steps();
   history_.write(directory_.stats());
   Checkpoint checkpoint = trainer_.snapshot();
+  checkpoint.text.insert(carried_.begin(), carried_.end());
   checkpoint.integers[CheckpointDirectory::kBestStep] = best_step_;
   checkpoint.numbers["best_validation_loss"] = best_loss_;
   checkpoint.numbers["seconds"] = seconds();

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "train/model_source.h"
 #include "train/run_config.h"
 
 namespace quietformer {
@@ -12,13 +13,17 @@ enum class Resume : std::uint8_t { no, yes };
 struct RunOptions {
   std::string directory;  // absent or empty unless resuming
   Resume resume = Resume::no;
-  bool terminal = false;       // standard output is a terminal: draw a progress line
-  bool memory_report = false;  // print memory by named segment before the first step
+  const ModelSource* init = nullptr;  // where the weights start, unless a checkpoint is resumed
+  bool terminal = false;              // standard output is a terminal: draw a progress line
+  bool memory_report = false;         // print memory by named segment before the first step
 };
 
 /// Trains until config.train.steps and writes the run directory (train/run_directory.h). Everything
 /// is checked before the directory is touched. Returns the exit status: 0, or 128 + signal when
 /// SIGINT or SIGTERM ended the run after saving a checkpoint.
+///
+/// With `init` the parameters start as that model's (load_run_config() makes a config that goes
+/// with it), and what its files say of it goes into every checkpoint; the optimizer starts anew.
 ///
 /// Resume::yes continues from the newest valid checkpoint, bit for bit as if nothing had happened;
 /// without any it starts at step 0 and says so; a complete run is left as it is (status 0).

@@ -53,11 +53,6 @@ Form read_form(const ConfigValue& value, const std::string& path,
 
 RunConfig read_tree(const ConfigValue& tree) {
   RunConfig config;
-  if (const ConfigValue* data = tree.find("data"))
-    if (const ConfigValue* mlm = data->find("mlm"))
-      throw InputError(fmt::format(
-          "{}: data.mlm: masked language modelling is not supported yet (model.type: gpt only)",
-          mlm->where));
   ConfigReader reader(tree, "");
   config.visit(reader);
   reader.finish();
@@ -70,6 +65,20 @@ ConfigValue tree_of(const RunConfig& config) {
   RunConfig copy = config;  // visit() is shared with the reader and so takes a mutable struct
   copy.visit(writer);
   return writer.root();
+}
+
+/// Keys of a section that `tree` does not have.
+void inherit(ConfigValue& tree, const ConfigValue& from, const char* section) {
+  const ConfigValue& given = *from.find(section);
+  const auto found = std::find_if(tree.fields.begin(), tree.fields.end(),
+                                  [&](const auto& field) { return field.first == section; });
+  tree.kind = Kind::map;  // an empty file is null
+  if (found == tree.fields.end()) {
+    tree.fields.emplace_back(section, given);
+  } else if (found->second.kind == Kind::map) {
+    for (const auto& [key, value] : given.fields)
+      if (found->second.find(key) == nullptr) found->second.fields.emplace_back(key, value);
+  }
 }
 
 void flatten(const ConfigValue& value, const std::string& path,
@@ -108,6 +117,23 @@ void validate_train(const TrainConfig& train) {
   require(train.log_every >= 1, "train.log_every", train.log_every, "1 or more");
   require(train.threads >= 0 && train.threads <= 4096, "train.threads", train.threads,
           "0 (all cores) to 4096");
+}
+
+constexpr std::int64_t kBytes = 256;  // ids of data.source bytes; what is not text comes after
+
+std::optional<std::int64_t> mask_token_of(const DataConfig& data) {
+  if (data.mlm.mask_token || data.source != "bytes") return data.mlm.mask_token;
+  return kBytes;
+}
+
+void validate_mlm(const DataConfig& data, const ModelConfig& model) {
+  const double probability = data.mlm.probability;
+  require(probability > 0 && probability <= 1, "data.mlm.probability", probability,
+          "above 0, at most 1");
+  const std::optional<std::int64_t> token = mask_token_of(data);
+  require(token.has_value(), "data.mlm.mask_token", "default", "an id for data.source tokens");
+  require(*token >= 0 && *token < model.vocab, "data.mlm.mask_token", *token,
+          fmt::format("0 to {} (model.vocab {})", model.vocab - 1, model.vocab));
 }
 
 }  // namespace
@@ -164,9 +190,12 @@ ConfigValue write_value(const HeadParameterConfig& value) {
   return {};
 }
 
-RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
+RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides,
+                          const RunConfig* init) {
   ConfigValue tree = load_config(path, kWholeKeys);
   for (const std::string& assignment : overrides) apply_override(tree, assignment, kWholeKeys);
+  if (init != nullptr)
+    for (const char* section : {"model", "attention"}) inherit(tree, tree_of(*init), section);
   return read_tree(tree);
 }
 
@@ -193,8 +222,20 @@ void validate(const RunConfig& config) {
     require(part >= 0, "data.split", part, "lengths of 0 or more");
   validate_train(config.train);
   validate(config.model, config.attention);
+  if (is_encoder(config.model)) validate_mlm(config.data, config.model);
   config.optim.validate();
   config.analysis.validate();
+}
+
+std::optional<Masking> masking_of(const RunConfig& config) {
+  if (!is_encoder(config.model)) return std::nullopt;
+  validate_mlm(config.data, config.model);
+  Masking::Rule rule;
+  rule.probability = config.data.mlm.probability;
+  rule.mask_token = static_cast<std::int32_t>(mask_token_of(config.data).value());
+  rule.random_ids =
+      static_cast<std::int32_t>(config.data.source == "bytes" ? kBytes : config.model.vocab);
+  return Masking(rule);
 }
 
 std::vector<std::string> differences(const RunConfig& here, const RunConfig& there) {

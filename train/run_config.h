@@ -3,15 +3,29 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "analysis/config.h"
 #include "core/config.h"
+#include "data/masking.h"
 #include "layers/model_config.h"
 #include "optim/config.h"
 
 namespace quietformer {
+
+/// `data.mlm:`, for encoders alone.
+struct MlmConfig {
+  double probability = 0.15;               // of a token to be masked
+  std::optional<std::int64_t> mask_token;  // absent ("default"): 256, for data.source bytes
+
+  template <class V>
+  void visit(V& v) {
+    v.field("probability", probability);
+    v.field("mask_token", mask_token);
+  }
+};
 
 /// `data:`
 struct DataConfig {
@@ -19,6 +33,7 @@ struct DataConfig {
   std::string path = "generator:wikipedia";  // a file, or the bundled generator
   std::string tokenizer;  // of tokens: tokenizer.json or its directory (train/text.h)
   std::array<std::int64_t, 3> split{9000000, 500000, 500000};  // tokens: train, validation, test
+  MlmConfig mlm;
 
   template <class V>
   void visit(V& v) {
@@ -26,6 +41,7 @@ struct DataConfig {
     v.field("path", path);
     v.field("tokenizer", tokenizer);
     v.field("split", split);
+    v.section("mlm", mlm);
   }
 };
 
@@ -92,8 +108,10 @@ struct RunConfig {
 void read_value(const ConfigValue& value, const std::string& path, HeadParameterConfig& out);
 ConfigValue write_value(const HeadParameterConfig& value);
 
-/// Reads, applies overrides and validates. InputError on anything wrong.
-RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides);
+/// Reads, applies overrides and validates. InputError on anything wrong. With `init`, keys of model
+/// and attention that neither file nor overrides give are those of that config, not the defaults.
+RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides,
+                          const RunConfig* init = nullptr);
 
 /// From resolved YAML text, such as a checkpoint's; `name` appears in messages.
 RunConfig parse_run_config(const std::string& yaml, const std::string& name);
@@ -103,6 +121,10 @@ std::string to_yaml(const RunConfig& config);
 
 /// Refuses impossible and unsupported values, naming key, value and expectation.
 void validate(const RunConfig& config);
+
+/// How an encoder's tokens are masked: random ids are those of the source, bytes for bytes. Nothing
+/// for a model that predicts the next token.
+std::optional<Masking> masking_of(const RunConfig& config);
 
 /// Keys in which two configs differ, as "model.layers: 2 here, 3 there". Left out are those that
 /// cannot change what a run computes (train.threads, train.keep) and those that only change how

@@ -6,12 +6,13 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <utility>
 
 #include "core/check.h"
-#include "core/half.h"
 #include "core/log.h"
+#include "train/element_types.h"
 #include "train/safetensors_header.h"
 
 namespace quietformer {
@@ -75,29 +76,6 @@ std::optional<std::uint64_t> bytes_of(const SafetensorsEntry& entry, const Eleme
     if (__builtin_mul_overflow(span, std::max<std::int64_t>(size, 1), &span)) return std::nullopt;
   }
   return empty ? 0 : static_cast<std::uint64_t>(span);
-}
-
-template <class From, class To, class Convert>
-void convert(std::string_view bytes, To* out, Convert&& value_of) {
-  const std::size_t count = bytes.size() / sizeof(From);
-  for (std::size_t i = 0; i < count; ++i) {
-    From item;
-    std::memcpy(&item, bytes.data() + i * sizeof(From), sizeof(From));  // maybe not aligned
-    out[i] = static_cast<To>(value_of(item));
-  }
-}
-
-template <class To>
-void convert_floating(DType from, std::string_view bytes, To* out) {
-  if (from == DType::f64) return convert<double>(bytes, out, [](double x) { return x; });
-  if (from == DType::f32) return convert<float>(bytes, out, [](float x) { return x; });
-  if (from == DType::f16) return convert<std::uint16_t>(bytes, out, f16_to_float);
-  QF_EXPECTS(from == DType::bf16);
-  convert<std::uint16_t>(bytes, out, bf16_to_float);
-}
-
-bool is_floating(DType dtype) {
-  return dtype == DType::f64 || dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
 }
 
 }  // namespace
@@ -186,53 +164,78 @@ void SafetensorsReader::read(const SafetensorsEntry& entry, const Tensor& out) c
   if (!(found == out.shape))
     refuse(path(), entry.name,
            fmt::format("found shape {}, expected {}", to_string(found), to_string(out.shape)));
-  const DType from = dtype(entry);
-  const std::string_view source = entry.bytes;
-  if (from == out.dtype) {
-    if (!source.empty()) std::memcpy(out.data, source.data(), source.size());
-  } else if (is_floating(from) && out.dtype == DType::f32) {
-    convert_floating(from, source, out.as<float>());
-  } else if (is_floating(from) && out.dtype == DType::f64) {
-    convert_floating(from, source, out.as<double>());
-  } else {
+  if (!copy_elements(dtype(entry), entry.bytes, out))
     refuse(path(), entry.name,
            fmt::format("found dtype {}, expected {}", entry.dtype, name_of(out.dtype)));
-  }
 }
 
-void write_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
-                       const std::map<std::string, std::string>& metadata) {
-  std::vector<const NamedTensor*> order;
-  for (const NamedTensor& named : tensors) {
-    QF_EXPECTS(named.tensor.contiguous() && named.tensor.device.type == DeviceType::cpu);
-    order.push_back(&named);
-  }
-  std::stable_sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
-    return size_of(a->tensor.dtype) > size_of(b->tensor.dtype);
-  });
+namespace {
 
+/// What the header says of a tensor, and how it is made.
+struct Written {
+  const std::string& name;
+  DType dtype;
+  Shape shape;
+  std::function<void(FileWriter& file)> write;
+};
+
+void write(const std::string& path, std::vector<Written> tensors,
+           const std::map<std::string, std::string>& metadata) {
+  std::vector<const Written*> order;
+  for (const Written& tensor : tensors) order.push_back(&tensor);
+  std::stable_sort(order.begin(), order.end(), [](const Written* a, const Written* b) {
+    return size_of(a->dtype) > size_of(b->dtype);
+  });
   SafetensorsHeader header;
   header.metadata = metadata;
-  std::vector<std::string_view> pieces(2);
   std::uint64_t offset = 0;
-  for (const NamedTensor* named : order) {
-    const Tensor& tensor = named->tensor;
+  for (const Written* tensor : order) {
     SafetensorsEntry entry;
-    entry.name = named->name;
-    entry.dtype = type_of(tensor.dtype).name;
-    entry.shape.assign(tensor.shape.size.begin(), tensor.shape.size.begin() + tensor.shape.rank);
+    entry.name = tensor->name;
+    entry.dtype = type_of(tensor->dtype).name;
+    const auto sizes = tensor->shape.size.begin();
+    entry.shape.assign(sizes, sizes + tensor->shape.rank);
     entry.begin = offset;
-    entry.end = offset += static_cast<std::uint64_t>(tensor.bytes());
+    entry.end = offset +=
+        static_cast<std::uint64_t>(tensor->shape.count() * size_of(tensor->dtype));
     header.entries.push_back(std::move(entry));
-    pieces.emplace_back(static_cast<const char*>(tensor.data),
-                        static_cast<std::size_t>(tensor.bytes()));
   }
   std::string json = format_safetensors_header(header, path);
   json.resize((json.size() + 7) / 8 * 8, ' ');
   const std::uint64_t length = json.size();
-  pieces[0] = {reinterpret_cast<const char*>(&length), kLengthBytes};
-  pieces[1] = json;
-  write_file_atomically(path, pieces);
+  write_file_atomically(path, [&](FileWriter& file) {
+    file.write({reinterpret_cast<const char*>(&length), kLengthBytes});
+    file.write(json);
+    for (const Written* tensor : order) tensor->write(file);
+  });
+}
+
+}  // namespace
+
+void write_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<Written> all;
+  for (const NamedTensor& named : tensors) {
+    const Tensor& tensor = named.tensor;
+    QF_EXPECTS(tensor.contiguous() && tensor.device.type == DeviceType::cpu);
+    all.push_back({named.name, tensor.dtype, tensor.shape, [&tensor](FileWriter& file) {
+                     file.write({static_cast<const char*>(tensor.data),
+                                 static_cast<std::size_t>(tensor.bytes())});
+                   }});
+  }
+  write(path, std::move(all), metadata);
+}
+
+void write_safetensors(const std::string& path, std::span<const DeferredTensor> tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<char> memory;
+  std::vector<Written> all;
+  for (const DeferredTensor& tensor : tensors)
+    all.push_back({tensor.name, tensor.dtype, tensor.shape, [&memory, &tensor](FileWriter& file) {
+                     make_tensor(tensor, memory,
+                                 [&](std::string_view bytes) { file.write(bytes); });
+                   }});
+  write(path, std::move(all), metadata);
 }
 
 }  // namespace quietformer

@@ -46,6 +46,8 @@ class SafetensorsReader {
   /// Copies the values into contiguous `out` of the same shape: F64, F32, F16 and BF16 into f32 or
   /// f64 with conversion, every type into its own.
   void read(const SafetensorsEntry& entry, const Tensor& out) const;
+  /// The entry's bytes are not needed soon (MappedFile::forget).
+  void forget(const SafetensorsEntry& entry) const { file_.forget(entry.bytes); }
 
  private:
   void check_layout(std::string_view data);
@@ -59,6 +61,10 @@ class SafetensorsReader {
 /// come first, so that everything is aligned, otherwise in the order given. InputError for repeated
 /// names and for text that is not UTF-8; RunError when the file cannot be written.
 void write_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
+                       const std::map<std::string, std::string>& metadata);
+/// The same for tensors that are made one by one while the file is written, each in memory that the
+/// next one reuses.
+void write_safetensors(const std::string& path, std::span<const DeferredTensor> tensors,
                        const std::map<std::string, std::string>& metadata);
 
 }  // namespace quietformer

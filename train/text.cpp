@@ -21,7 +21,8 @@ std::unique_ptr<const Tokenizer> model_tokenizer(const LoadedModel& model,
   if (!given.empty() && bytes)
     throw InputError(fmt::format("--tokenizer: {} is a model of bytes", model.path));
   if (!given.empty()) return open_tokenizer(given);
-  if (model.trained_here) return config_tokenizer(model.config.data);
+  if (model.trained_here || !model.config.data.tokenizer.empty())
+    return config_tokenizer(model.config.data);
   return has_tokenizer(model.path) ? open_tokenizer(model.path) : nullptr;
 }
 

@@ -17,8 +17,9 @@ void choose_text(SourceRequest& request, const Tokenizer* tokenizer);
 /// The tokenizer of config.data.tokenizer; null when there is none.
 std::unique_ptr<const Tokenizer> config_tokenizer(const DataConfig& data);
 
-/// The tokenizer of a model: `given` (the option --tokenizer) if not empty, or its run's
-/// data.tokenizer, or that in its Hugging Face directory. Null when there is none. InputError for
+/// The tokenizer of a model: `given` (the option --tokenizer) if not empty, or its
+/// configuration's data.tokenizer, or that in its Hugging Face directory. Null when there is none.
+/// InputError for
 /// --tokenizer with a byte model.
 std::unique_ptr<const Tokenizer> model_tokenizer(const LoadedModel& model,
                                                  const std::string& given);

@@ -73,16 +73,18 @@ Trainer::Trainer(const RunConfig& config, Recording recording)
       stream_(make_stream(placement_.device)),
       ctx_(make_context(config, placement_, stream_)),
       source_(open(config)),
+      masking_(masking_of(config)),
       split_(make_split(config.data.split, config.model.context, *source_)),
       parameters_(placement_.dtype, placement_.device),
-      model_(config.model, config.attention, parameters_),
+      model_(make_model(config.model, config.attention, parameters_)),
       activations_("activations", placement_.device),
-      feed_(activations_, {config.train.batch, config.model.context}, placement_.device),
+      feed_(activations_, {config.train.batch, config.model.context}, placement_.device,
+            masking_ ? BatchFeed::Padding::possible : BatchFeed::Padding::none),
       recording_(recording),
       schedule_(config.optim, config.train.steps) {
   const BatchShape shape{config.train.batch, config.model.context};
   if (feed_.ahead()) loss_sum_ = activations_.declare("loss_sum", DType::f64, {1});
-  model_.declare(ctx_, activations_, shape, Purpose::training);
+  model_->declare(ctx_, activations_, shape, Purpose::training);
   parameters_.commit();
   activations_.commit();
   parameters_.initialise(config.train.seed);
@@ -110,31 +112,32 @@ void Trainer::send(std::int64_t step, std::int64_t micro) {
   RandomState random = ctx_.random;
   random.step = static_cast<std::uint64_t>(step);
   random.first_sample = static_cast<std::uint32_t>(micro * config_.train.batch);
-  const Batch room = feed_.room();
-  sampler_->fill(random, room.inputs, room.targets);
+  const TokenBatch room = feed_.room();
+  sampler_->fill(random, room.tokens, room.targets);
+  if (masking_) masking_->training(random, room.tokens, room.targets);
   feed_.send();
 }
 
 /// The batch of a micro-step, which mostly is on its way already.
-Batch Trainer::next_batch(std::int64_t micro) {
+TokenBatch Trainer::next_batch(std::int64_t micro) {
   if (!feed_.waiting()) send(step_, micro);
   return feed_.take(ctx_);
 }
 
-double Trainer::micro_batch_on_cpu(const Batch& batch) {
+double Trainer::micro_batch_on_cpu(const TokenBatch& batch) {
   const auto micro = double(config_.train.accumulate);
-  model_.forward_loss(ctx_, batch.inputs, batch.targets);
-  const double loss = model_.loss().as<double>()[0];
-  model_.backward(ctx_, 1.0 / micro);
+  model_->forward_loss(ctx_, batch);
+  const double loss = model_->loss().as<double>()[0];
+  model_->backward(ctx_, 1.0 / micro);
   return loss / micro;
 }
 
-void Trainer::micro_batch_on_gpu(const Batch& batch, Recording recording) {
+void Trainer::micro_batch_on_gpu(const TokenBatch& batch, Recording recording) {
   if (places_.view()) cuda::place_streams(ctx_, places_);
   micro_batch_.run(ctx_, recording, [this, &batch] {
     const double share = 1.0 / double(config_.train.accumulate);
-    model_.forward_backward(ctx_, batch.inputs, batch.targets, {share, state_->loss_scale()});
-    cuda::add_scaled(ctx_, loss_sum_, model_.loss().slice(0, 0, 1), share);
+    model_->forward_backward(ctx_, batch, {share, state_->loss_scale()});
+    cuda::add_scaled(ctx_, loss_sum_, model_->loss().slice(0, 0, 1), share);
   });
 }
 
@@ -144,7 +147,7 @@ double Trainer::run_micro_batches(ActivationStatistics* statistics) {
   double loss = 0;
   for (std::int64_t a = 0; a < micro; ++a) {
     ctx_.random.first_sample = static_cast<std::uint32_t>(a * config_.train.batch);
-    const Batch batch = next_batch(a);
+    const TokenBatch batch = next_batch(a);
     if (statistics != nullptr) statistics->begin_batch();
     if (state_)
       micro_batch_on_gpu(batch, statistics == nullptr ? recording_ : Recording::no);
@@ -162,7 +165,7 @@ StepReport Trainer::step(ActivationStatistics* statistics, Report wanted) {
   ctx_.mode = Mode::train;
   ctx_.probes = statistics;
   ctx_.random.step = static_cast<std::uint64_t>(step_);
-  model_.set_schedule_step(ctx_, step_);
+  model_->set_schedule_step(ctx_, step_);
   return state_ ? step_on_gpu(statistics, wanted) : step_on_cpu(statistics);
 }
 
@@ -220,10 +223,11 @@ void Trainer::expect_progress(const StepValues& values, double loss) const {
 
 Evaluation Trainer::evaluate(Span span, std::int64_t limit, ActivationStatistics* statistics) {
   feed_.discard();
-  model_.set_schedule_step(ctx_,
-                           step_);  // where the next step, or a model loaded from here, stands
+  model_->set_schedule_step(ctx_,
+                            step_);  // where the next step, or a model loaded from here, stands
   const Windows windows(*source_, span, config_.model.context, config_.train.batch, limit);
-  return quietformer::evaluate(ctx_, model_, windows, feed_, statistics);
+  return quietformer::evaluate(ctx_, *model_, windows, feed_, statistics,
+                               masking_ ? &*masking_ : nullptr);
 }
 
 Checkpoint Trainer::snapshot() const {
@@ -255,6 +259,11 @@ void Trainer::restore(const CheckpointReader& checkpoint) {
   if (state_) state_->restore(step_values(checkpoint, state_->scaling()));
   for (const StateTensor& state : optimizer_->state()) checkpoint.read(state.name, state.tensor);
   step_ = checkpoint.integer("step");
+}
+
+std::vector<std::string> Trainer::start_from(const ModelSource& model) {
+  QF_EXPECTS(step_ == 0);
+  return fill_parameters(ctx_, model, parameters_);
 }
 
 std::string Trainer::memory_summary() const {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,7 +16,7 @@
 #include "data/sampler.h"
 #include "data/source.h"
 #include "data/split.h"
-#include "layers/gpt.h"
+#include "layers/language_model.h"
 #include "optim/clip.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
@@ -23,6 +24,7 @@
 #include "train/batch_feed.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/model_source.h"
 #include "train/placement.h"
 #include "train/recorded_work.h"
 #include "train/run_config.h"
@@ -35,7 +37,7 @@ enum class Report : std::uint8_t { no, yes };
 /// What one optimizer step did.
 struct StepReport {
   std::int64_t step = 0;  // completed steps, this one included
-  double loss = 0;        // nats per token, mean over the step's tokens
+  double loss = 0;        // nats per predicted token, mean over micro-steps
   double grad_norm = 0;   // before clipping; not finite in a step that fp16's loss scaling left out
   double learning_rate = 0;
   double loss_scale = 1;  // of fp16, after it
@@ -73,7 +75,7 @@ class Trainer {
   const ParameterList& parameters() const { return parameters_; }
   const Context& context() const { return ctx_; }
   const Placement& placement() const { return placement_; }
-  std::string_view attention_implementation() const { return model_.attention_implementation(); }
+  std::string_view attention_implementation() const { return model_->attention_implementation(); }
   bool byte_level() const;
 
   /// Parameters (their masters), optimizer state, loss scaling and step. The tensors are views, of
@@ -84,6 +86,10 @@ class Trainer {
   /// naming file and tensor when something is missing or of another shape.
   void restore(const CheckpointReader& checkpoint);
 
+  /// Takes a model's parameters, at step 0. Returns those that it lacks and that start as
+  /// configured (fill_parameters()).
+  std::vector<std::string> start_from(const ModelSource& model);
+
   /// Parameters, gradients, optimizer and activations in MiB, one line.
   std::string memory_summary() const;
   /// The same by named segment.
@@ -91,10 +97,10 @@ class Trainer {
 
  private:
   void send(std::int64_t step, std::int64_t micro);
-  Batch next_batch(std::int64_t micro);
+  TokenBatch next_batch(std::int64_t micro);
   double run_micro_batches(ActivationStatistics* statistics);
-  double micro_batch_on_cpu(const Batch& batch);
-  void micro_batch_on_gpu(const Batch& batch, Recording recording);
+  double micro_batch_on_cpu(const TokenBatch& batch);
+  void micro_batch_on_gpu(const TokenBatch& batch, Recording recording);
   StepReport step_on_cpu(ActivationStatistics* statistics);
   StepReport step_on_gpu(ActivationStatistics* statistics, Report wanted);
   void expect_progress(const StepValues& values, double loss) const;
@@ -104,9 +110,10 @@ class Trainer {
   cuda::Stream stream_;
   Context ctx_;
   std::unique_ptr<TokenSource> source_;
+  std::optional<Masking> masking_;  // of an encoder's tokens
   Split split_;
   ParameterList parameters_;
-  Gpt model_;
+  std::unique_ptr<LanguageModel> model_;
   Arena activations_;
   BatchFeed feed_;
   // On a GPU: f64 (1), the numbers of a step, where dropout's streams stand, and what is recorded.

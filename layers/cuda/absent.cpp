@@ -74,6 +74,9 @@ void rotate(const Context&, const Tensor&, const Tensor&, const RotaryTable&, co
             Accumulate) {
   absent();
 }
+void padding_positions(const Context&, const Tensor&, const Tensor&, std::int32_t) {
+  absent();
+}
 void cross_entropy_forward(const Context&, const Tensor&, const Tensor&, const Tensor&,
                            const Tensor&, const Tensor&, const LossGradient&) {
   absent();

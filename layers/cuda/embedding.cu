@@ -80,7 +80,36 @@ __global__ void rotate_kernel(Rotation<T> p) {
   }
 }
 
+/// A warp per sequence, which walks along it a warp's width at a time.
+__global__ void padding_positions_kernel(std::int32_t* __restrict__ positions,
+                                         const std::int32_t* __restrict__ tokens,
+                                         std::int64_t batch, std::int64_t length,
+                                         std::int32_t padding_token) {
+  const std::int64_t row = row_of_warp();
+  if (row >= batch) return;
+  std::int32_t last = padding_token;
+  for (std::int64_t first = 0; first < length; first += kWarp) {
+    const std::int64_t t = first + lane(), at = row * length + t;
+    const bool counts = t < length && tokens[at] != padding_token;
+    const unsigned all = __ballot_sync(~0u, counts);
+    const unsigned before = all & (~0u >> (kWarp - 1 - lane()));  // this lane included
+    if (t < length) positions[at] = counts ? last + __popc(before) : padding_token;
+    last += __popc(all);
+  }
+}
+
 }  // namespace
+
+void padding_positions(const Context& ctx, const Tensor& positions, const Tensor& tokens,
+                       std::int32_t padding_token) {
+  expect_on_device(ctx, positions, tokens);
+  const std::int64_t batch = tokens.shape[0];
+  if (tokens.count() == 0) return;
+  const CurrentDevice current(ctx.device);
+  launch(ctx, "padding_positions", warp_per_row(batch), padding_positions_kernel,
+         positions.as<std::int32_t>(), tokens.as<std::int32_t>(), batch, tokens.shape[1],
+         padding_token);
+}
 
 void embedding_forward(const Context& ctx, const Tensor& y, const Tensor& tokens,
                        const Tensor& weight, const Tensor& positions, double scale) {

@@ -66,6 +66,8 @@ void embedding_backward(const Context& ctx, const Tensor& d_weight, const Tensor
 /// `direction` 1 rotates forward, -1 back.
 void rotate(const Context& ctx, const Tensor& y, const Tensor& x, const RotaryTable& table,
             const Tensor& positions, int direction, Accumulate accumulate);
+void padding_positions(const Context& ctx, const Tensor& positions, const Tensor& tokens,
+                       std::int32_t padding_token);
 
 // cross_entropy.cu
 void cross_entropy_forward(const Context& ctx, const Tensor& loss, const Tensor& row_loss,

@@ -28,10 +28,10 @@ struct TinyGpt {
   void step() {
     statistics.begin_step();
     statistics.begin_batch();
-    gpt->forward_loss(ctx, tokens, tokens);
+    gpt->forward_loss(ctx, {tokens, tokens});
     gpt->backward(ctx);
     statistics.end_step();
-    gpt->forward_loss(ctx, tokens, tokens);  // evaluation: not counted
+    gpt->forward_loss(ctx, {tokens, tokens});  // evaluation: not counted
   }
   const SiteStatistics& site(const std::string& name) const {
     for (const SiteStatistics& s : statistics.latest())

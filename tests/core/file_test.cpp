@@ -65,6 +65,23 @@ TEST(WriteFileAtomically, ReplacesAndLeavesNothingElse) {
   EXPECT_EQ(folder.count(), 1u);
 }
 
+TEST(WriteFileAtomically, MakesPiecesWhileItWrites) {
+  const test::ScratchFolder folder;
+  write_file_atomically(folder / "a", [](FileWriter& file) {
+    file.write("....");
+    for (const char* piece : {"two", "three"}) file.write(piece);
+    file.rewrite(0, "one-");
+  });
+  EXPECT_EQ(contents_of(folder / "a"), "one-twothree");
+  const auto give_up = [](FileWriter& file) {
+    file.write("half");
+    throw InputError("enough");
+  };
+  EXPECT_EQ(error_of([&] { write_file_atomically(folder / "a", give_up); }), "enough");
+  EXPECT_EQ(contents_of(folder / "a"), "one-twothree");
+  EXPECT_EQ(folder.count(), 1u);
+}
+
 TEST(WriteFileAtomically, FollowsLinksAndSparesDevices) {
   const test::ScratchFolder folder;
   fs::create_directory(folder / "sub");

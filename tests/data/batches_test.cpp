@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/buffer.h"
+#include "data/masking.h"
 #include "data/sampler.h"
 #include "data/split.h"
 #include "data/windows.h"
@@ -194,6 +195,115 @@ TEST(Windows, LimitBeyondTheSpanTakesEverything) {
   const Windows some(source, {0, 102}, 10, 4, 2);
   EXPECT_EQ(some.windows(), 8);
   EXPECT_EQ(some.targets(), 80);
+}
+
+constexpr std::int32_t kMask = 256;
+
+Masking masking(double probability) {
+  return Masking({probability, kMask, 200});
+}
+
+/// Tokens 200 ... 255, so that a random id shows.
+OwnedTensor plain_tokens(std::int64_t rows, std::int64_t context) {
+  OwnedTensor tokens = batch_tensor(rows, context);
+  for (std::int64_t i = 0; i < rows * context; ++i)
+    tokens.as<std::int32_t>()[i] = static_cast<std::int32_t>(200 + i % 56);
+  return tokens;
+}
+
+// Binomial shares, each within 5 standard deviations.
+TEST(Masking, FifteenPercentOfWhichEightyAreTheMaskTenRandomAndTenKept) {
+  const std::int64_t rows = 64, context = 512, count = rows * context;
+  const OwnedTensor text = plain_tokens(rows, context), tokens = plain_tokens(rows, context),
+                    targets = batch_tensor(rows, context);
+  const std::int64_t chosen = masking(0.15).training({1, 7, 0}, tokens, targets);
+  std::int64_t found = 0, masked = 0, random = 0, kept = 0;
+  std::map<std::int32_t, int> ids;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int32_t before = text.as<std::int32_t>()[i], after = tokens.as<std::int32_t>()[i];
+    if (targets.as<std::int32_t>()[i] == kIgnoredTarget) {
+      EXPECT_EQ(after, before);
+      continue;
+    }
+    EXPECT_EQ(targets.as<std::int32_t>()[i], before);
+    ++found;
+    masked += after == kMask;
+    kept += after == before;
+    if (after < 200) ++random, ++ids[after];
+  }
+  EXPECT_EQ(found, chosen);
+  EXPECT_EQ(masked + random + kept, chosen);
+  const auto near = [](std::int64_t part, std::int64_t whole, double share) {
+    EXPECT_NEAR(double(part), share * double(whole),
+                5 * std::sqrt(double(whole) * share * (1 - share)));
+  };
+  near(chosen, count, 0.15);
+  near(masked, chosen, 0.8);
+  near(random, chosen, 0.1);
+  EXPECT_GT(ids.size(), 150u);
+  EXPECT_EQ(masking(1).training({1, 7, 0}, tokens, targets), count);
+}
+
+TEST(Masking, DependsOnSeedStepAndSampleAlone) {
+  const std::int64_t context = 64;
+  const auto drawn = [&](RandomState random, std::int64_t rows) {
+    const OwnedTensor tokens = plain_tokens(rows, context), targets = batch_tensor(rows, context);
+    masking(0.15).training(random, tokens, targets);
+    const auto* begin = targets.as<std::int32_t>();
+    return std::vector<std::int32_t>(begin, begin + rows * context);
+  };
+  const auto whole = drawn({3, 9, 0}, 6), part = drawn({3, 9, 2}, 2);
+  for (std::int64_t i = 0; i < 2 * context; ++i)
+    EXPECT_EQ(part[std::size_t(i)] == kIgnoredTarget,
+              whole[std::size_t(i + 2 * context)] == kIgnoredTarget);
+  EXPECT_NE(drawn({4, 9, 0}, 6), whole);
+  EXPECT_NE(drawn({3, 8, 0}, 6), whole);
+}
+
+TEST(Windows, MaskEveryPlaceOnceAndAlike) {
+  const std::int64_t size = 1001, context = 16;
+  const Counting source(size + 50);
+  std::map<std::int32_t, std::int32_t> read;  // by token, which is its place
+  std::int64_t total = 0;
+  for (const std::int64_t batch : {1, 4}) {  // 63 windows: the last one is short
+    const Windows windows(source, {20, size}, context, batch);
+    const OwnedTensor tokens = batch_tensor(batch, context), targets = batch_tensor(batch, context),
+                      inputs = batch_tensor(batch, context), next = batch_tensor(batch, context);
+    const OwnedTensor valid(DType::u8, {batch, context});
+    std::int64_t real = 0, chosen = 0;
+    for (std::int64_t b = 0; b < windows.batches(); ++b) {
+      const std::int64_t count = windows.fill(b, inputs, next);
+      EXPECT_EQ(windows.padded(b), count < batch * context);
+      chosen += windows.fill_masked(b, Masking({0.15, 5000, 4000}), 9999, tokens, targets, valid);
+      for (std::int64_t i = 0; i < batch * context; ++i) {
+        const std::int32_t token = tokens.as<std::int32_t>()[i],
+                           target = targets.as<std::int32_t>()[i],
+                           text = inputs.as<std::int32_t>()[i];
+        const bool is_real = valid.as<std::uint8_t>()[i] != 0;
+        EXPECT_EQ(is_real, next.as<std::int32_t>()[i] != kIgnoredTarget);
+        real += is_real;
+        if (!is_real) {
+          EXPECT_EQ(token, 9999);
+          EXPECT_EQ(target, kIgnoredTarget);
+          continue;
+        }
+        EXPECT_TRUE(target == text || (target == kIgnoredTarget && token == text));
+        const auto [at, first] = read.emplace(text, token);
+        EXPECT_EQ(first, batch == 1);
+        EXPECT_EQ(at->second, token);
+      }
+    }
+    EXPECT_EQ(real, size - 1);
+    if (batch == 1) total = chosen;
+    EXPECT_EQ(chosen, total);
+  }
+  // Of a later part of the span, too.
+  const Windows few(source, {20 + 320, 161}, context, 2, 1);
+  const OwnedTensor tokens = batch_tensor(2, context), targets = batch_tensor(2, context);
+  const OwnedTensor valid(DType::u8, {2, context});
+  few.fill_masked(0, Masking({0.15, 5000, 4000}), 9999, tokens, targets, valid);
+  for (std::int64_t i = 0; i < context; ++i)
+    EXPECT_EQ(tokens.as<std::int32_t>()[i], read.at(static_cast<std::int32_t>(340 + i)));
 }
 
 }  // namespace

@@ -100,6 +100,43 @@ def hf_config():
     yield "number", json.dumps({**small, "attn_pdrop": 1e308, "layer_norm_epsilon": 5e-324}).encode()
     yield "list", b"[1, {}]"
     yield "deep", b"[" * 1000
+    llama = {"model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "hidden_size": 32, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 64,
+             "vocab_size": 97, "hidden_act": "silu", "rms_norm_eps": 1e-5, "attention_bias": False, "mlp_bias": False,
+             "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "tie_word_embeddings": False}
+    yield "llama", json.dumps(llama).encode()
+    yield "rope", json.dumps({**llama, "rope_scaling": {"type": "yarn"}, "pretraining_tp": 2}).encode()
+    bert = {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "vocab_size": 97,
+            "intermediate_size": 128, "max_position_embeddings": 66, "type_vocab_size": 2, "pad_token_id": 0,
+            "hidden_act": "gelu_new", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"}
+    yield "bert", json.dumps(bert).encode()
+    yield "roberta", json.dumps({**bert, "model_type": "roberta", "pad_token_id": 1}).encode()
+    yield "ours", json.dumps({**bert, "quietformer": {"attention": {"causal": False, "n": {"learned": True, "init": 1.0},
+                              "overrides": [{"layers": "1", "normalizer": "sigmoid"}]}}}).encode()
+
+
+# map_file: the YAML file
+def map_file():
+    model = "model: {layers: $depth, heads: $sizes.heads, kv_heads: 2, dim: 32, vocab: 97}\n"
+    qkv = "blocks.*.attention.qkv.weight"
+    yield "packed", f"{model}tensors: {{{qkv}: {{from: l.*.qkv, order: by_kv_head, pairs: adjacent}}}}\n".encode()
+    yield "pieces", f"{model}tensors: {{{qkv}: [l.*.q, l.*.k, l.*.v]}}\nprefixes: [net.]\n".encode()
+    yield "parts", (f"{model}attention: {{n: 1}}\ntensors:\n  {qkv}: {{from: [a, b], transpose: true}}\n"
+                    "  blocks.*.mlp.up.weight: {from: l.*.up, part: [1, 2]}\nignored: [l.*.mask]\nrepeated: {a: b}\n").encode()
+    yield "missing", b"model: {layers: $none}\ntensors: {a: b}\n"
+    yield "stars", f"tensors: {{{qkv}: '**', b: {{from: []}}, c: {{part: [3, 2]}}}}\n".encode()
+
+
+# shard_index: the file
+def shard_index():
+    yield "whole", json.dumps({"metadata": {"total_size": 12, "x": [{"y": None}, 1.5, True]},
+                               "weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}).encode()
+    yield "small", b'{"weight_map": {"a": "b.safetensors"}}'
+    yield "absolute", b'{"weight_map": {"a": "/etc/x.safetensors"}}'
+    yield "parent", b'{"weight_map": {"a": "../x.safetensors"}}'
+    yield "twice", b'{"weight_map": {"a": "b.safetensors", "a": "c.safetensors"}}'
+    yield "nested", b'{"weight_map": {"a": {"weight_map": {"b": "c.safetensors"}}}}'
+    yield "list", b'[{"weight_map": {"a": "b.safetensors"}}]'
 
 
 # safetensors: 0 FILE, or 1 HEADER NUL DATA
@@ -361,7 +398,8 @@ def checkpoint():
 
 def main():
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent / "corpus")
-    for target in (checkpoint, compressed, config, hf_config, safetensors, sealed_file, tokenizer, tokens):
+    for target in (checkpoint, compressed, config, hf_config, map_file, safetensors, sealed_file,
+                   shard_index, tokenizer, tokens):
         folder = root / target.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in target():

@@ -40,16 +40,24 @@ Outcome fuzz_checkpoint(std::string_view bytes);
 Outcome fuzz_compressed(std::string_view bytes);
 Outcome fuzz_config(std::string_view bytes);
 Outcome fuzz_hf_config(std::string_view bytes);
+Outcome fuzz_map_file(std::string_view bytes);
 Outcome fuzz_safetensors(std::string_view bytes);
 Outcome fuzz_sealed_file(std::string_view bytes);
+Outcome fuzz_shard_index(std::string_view bytes);
 Outcome fuzz_tokenizer(std::string_view bytes);
 Outcome fuzz_tokens(std::string_view bytes);
 
 inline constexpr Target kTargets[] = {
-    {"checkpoint", fuzz_checkpoint, 128},   {"compressed", fuzz_compressed, 512},
-    {"config", fuzz_config, 512},           {"hf_config", fuzz_hf_config, 1024},
-    {"safetensors", fuzz_safetensors, 768}, {"sealed_file", fuzz_sealed_file, 1024},
-    {"tokenizer", fuzz_tokenizer, 1536},    {"tokens", fuzz_tokens, 1536},
+    {"checkpoint", fuzz_checkpoint, 128},
+    {"compressed", fuzz_compressed, 512},
+    {"config", fuzz_config, 512},
+    {"hf_config", fuzz_hf_config, 1024},
+    {"map_file", fuzz_map_file, 1024},
+    {"safetensors", fuzz_safetensors, 768},
+    {"sealed_file", fuzz_sealed_file, 1024},
+    {"shard_index", fuzz_shard_index, 512},
+    {"tokenizer", fuzz_tokenizer, 1536},
+    {"tokens", fuzz_tokens, 1536},
 };
 
 /// A promise that the reader broke.

@@ -32,7 +32,7 @@ def resolved(yaml):
         indent, key, value = len(match[1]), match[2], match[3]
         if not value:
             section = key
-        elif indent and key == "schedule":
+        elif indent and value.startswith("{"):
             for inner, inner_value in items(value.strip("{}")):
                 values[f"{section}.{key}.{inner}"] = inner_value
         else:

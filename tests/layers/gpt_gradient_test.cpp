@@ -16,6 +16,7 @@ struct ModelCase {
   ModelConfig model;
   AttentionConfig attention;
   Mode mode = Mode::evaluate;
+  bool padding = false;  // encoders
 };
 
 std::ostream& operator<<(std::ostream& out, const ModelCase& c) {
@@ -138,11 +139,46 @@ void add_attention_options(std::vector<ModelCase>& cases) {
   }));
 }
 
+void add_encoders(std::vector<ModelCase>& cases) {
+  const auto encoder = [&](const std::string& name, const auto& change) {
+    ModelCase c{name, test::tiny_bert(), test::both_ways()};
+    change(c);
+    cases.push_back(c);
+  };
+  encoder("bert", [](ModelCase&) {});
+  encoder("bert_padding", [](ModelCase& c) {
+    c.padding = true;
+    c.model.token_types = 0;
+    c.model.bias = false;
+  });
+  encoder("roberta_padding", [](ModelCase& c) {
+    c.padding = true;
+    c.model.type = "roberta";
+    c.model.padding_token = 3;
+    c.model.token_types = 1;
+  });
+  encoder("bert_everything", [](ModelCase& c) {
+    c.padding = true;
+    c.mode = Mode::train;
+    c.model.norm = "rmsnorm";
+    c.model.norm_structure = "pre";
+    c.model.mlp = "swiglu";
+    c.model.position = "rotary";
+    c.model.tied = false;
+    c.model.dropout = 0.1;
+    c.attention.n = HeadParameterConfig::learned(2);
+    c.attention.dropout = 0.1;
+    c.attention.alibi = true;
+    c.attention.window = {4, 2};
+  });
+}
+
 std::vector<ModelCase> all_cases() {
   std::vector<ModelCase> cases;
   add_pairs(cases);
   add_model_options(cases);
   add_attention_options(cases);
+  add_encoders(cases);
   return cases;
 }
 
@@ -169,6 +205,7 @@ TEST_P(GptGradient, MatchesCentralDifferences) {
   model.ctx.mode = c.mode;
   model.ctx.random = {9, 4, 3};
   model.targets.as<std::int32_t>()[3] = -100;
+  if (c.padding) test::pad(model.batch(), 1, 2, c.model.padding_token);
 
   // Gradients accumulate: what was there before must stay in the sum.
   for (const Parameter& p : model.parameters.all()) test::fill(p.grad.get(), 0.25);

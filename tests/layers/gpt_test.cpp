@@ -14,7 +14,7 @@ using namespace test;
 
 std::int64_t count_parameters(const ModelConfig& model) {
   ParameterList parameters(DType::f32);
-  const Gpt gpt(model, {}, parameters);
+  const auto gpt = make_model(model, {}, parameters);
   parameters.commit();
   return parameters.count();
 }
@@ -29,7 +29,7 @@ TEST(Gpt, CosineByteModelHasTheAncestorsParameterCount) {
 
 std::vector<std::string> names_of(const ModelConfig& model, const AttentionConfig& attention) {
   ParameterList parameters(DType::f32);
-  const Gpt gpt(model, attention, parameters);
+  const auto gpt = make_model(model, attention, parameters);
   std::vector<std::string> names;
   for (const Parameter& p : parameters.all()) names.push_back(p.name);
   return names;
@@ -136,11 +136,11 @@ TEST(Gpt, FutureTokensLeavePastLogitsBitEqual) {
   for (const auto& [model, attention] : variants()) {
     TestGpt gpt(model, attention, DType::f32, {2, 7});
     scatter(gpt.parameters, 0.3);
-    const OwnedTensor before = copy_of(gpt.gpt.forward(gpt.ctx, gpt.tokens));
+    const OwnedTensor before = copy_of(gpt.gpt.forward(gpt.ctx, {gpt.tokens}));
     for (std::int64_t t = 6; t > 0; --t) {
       std::int32_t& token = gpt.tokens.as<std::int32_t>()[t];  // of the first sequence
       token = static_cast<std::int32_t>((token + 1) % model.vocab);
-      const Tensor after = gpt.gpt.forward(gpt.ctx, gpt.tokens);
+      const Tensor after = gpt.gpt.forward(gpt.ctx, {gpt.tokens});
       EXPECT_TRUE(same_bits(after.slice(0, 0, 1).slice(1, 0, t),
                             before.view().slice(0, 0, 1).slice(1, 0, t)));
       EXPECT_FALSE(same_bits(after.slice(0, 0, 1).slice(1, t, 1),
@@ -154,18 +154,18 @@ TEST(Gpt, SmallerBatchesAndTheLastRowAlone) {
   for (const auto& [model, attention] : variants()) {
     TestGpt large(model, attention, DType::f32, {3, 7}, Purpose::inference);
     scatter(large.parameters, 0.3);
-    const OwnedTensor whole = copy_of(large.gpt.forward(large.ctx, large.tokens));
+    const OwnedTensor whole = copy_of(large.gpt.forward(large.ctx, {large.tokens}));
     for (const std::int64_t tokens : {1, 4, 7}) {
       const OwnedTensor part = copy_of(large.tokens.view().slice(0, 1, 2).slice(1, 0, tokens));
-      const OwnedTensor logits = copy_of(large.gpt.forward(large.ctx, part));
+      const OwnedTensor logits = copy_of(large.gpt.forward(large.ctx, {part}));
       EXPECT_EQ(logits.view().shape, (Shape{2, tokens, model.vocab}));
       EXPECT_TRUE(close(logits, copy_of(whole.view().slice(0, 1, 2).slice(1, 0, tokens)), 1e-5));
-      const Tensor last = large.gpt.forward(large.ctx, part, LogitRows::last);
+      const Tensor last = large.gpt.forward(large.ctx, {part}, LogitRows::last);
       EXPECT_EQ(last.shape, (Shape{2, 1, model.vocab}));
       EXPECT_TRUE(close(last, copy_of(logits.view().slice(1, tokens - 1, 1)), 1e-5));
     }
-    EXPECT_THROW(large.gpt.forward(large.ctx, OwnedTensor(DType::i32, {3, 8})), std::logic_error);
-    EXPECT_THROW(large.gpt.forward(large.ctx, OwnedTensor(DType::i32, {4, 1})), std::logic_error);
+    EXPECT_THROW(large.gpt.forward(large.ctx, {OwnedTensor(DType::i32, {3, 8})}), std::logic_error);
+    EXPECT_THROW(large.gpt.forward(large.ctx, {OwnedTensor(DType::i32, {4, 1})}), std::logic_error);
   }
 }
 
@@ -201,7 +201,7 @@ TEST(Gpt, ABlockAddsItsSavedTensorsAndNoGradients) {
 
 /// Loss and all gradients of one step on `tokens`, weighted.
 void run_step(TestGpt& gpt, const Tensor& tokens, const Tensor& targets, double weight) {
-  gpt.gpt.forward_loss(gpt.ctx, tokens, targets);
+  gpt.gpt.forward_loss(gpt.ctx, {tokens, targets});
   gpt.gpt.backward(gpt.ctx, weight);
 }
 
@@ -219,7 +219,7 @@ TEST(Gpt, TrainsInOneCallAsInTwo) {
     gpt->ctx.mode = Mode::train;
   }
   run_step(two, two.tokens, two.targets, 0.25);
-  one.gpt.forward_backward(one.ctx, one.tokens, one.targets, {0.25, {}});
+  one.gpt.forward_backward(one.ctx, {one.tokens, one.targets}, {0.25, {}});
   EXPECT_TRUE(same_bits(one.gpt.loss(), two.gpt.loss()));
   EXPECT_TRUE(
       same_bits(one.parameters.grads().flat(DType::f32), two.parameters.grads().flat(DType::f32)));
@@ -405,7 +405,7 @@ TEST(Gpt, ImpossibleConfigurationsAreRefusedBeforeAnythingIsRegistered) {
   ModelConfig model = tiny_model();
   model.heads = 3;
   ParameterList parameters(DType::f32);
-  EXPECT_THROW(Gpt(model, {}, parameters), InputError);
+  EXPECT_THROW(make_model(model, {}, parameters), InputError);
   EXPECT_TRUE(parameters.all().empty());
 }
 

@@ -24,9 +24,17 @@ using A = AttentionConfig;
 std::vector<Refusal> model_refusals() {
   const double nan = std::nan("");
   return {
+      {[](M& m, A&) { m.type = "rnn"; },
+       "model.type: found 'rnn', expected one of gpt, bert, roberta"},
       {[](M& m, A&) { m.type = "bert"; },
-       "model.type: 'bert' is not supported yet (supported: gpt)"},
-      {[](M& m, A&) { m.type = "rnn"; }, "model.type: found 'rnn', expected gpt"},
+       "attention.causal: found true, expected false: model.type bert looks both ways"},
+      {[](M& m, A& a) { m.type = "roberta", m.position = "none", a.causal = false; },
+       "model.position: found 'none', expected learned for model.type roberta"},
+      {[](M& m, A&) { m.token_types = 2; }, "model.token_types: found 2, expected 0 to 0"},
+      {[](M& m, A& a) { m.type = "bert", m.token_types = -1, a.causal = false; },
+       "model.token_types: found -1"},
+      {[](M& m, A&) { m.padding_token = 256; },
+       "model.padding_token: found 256, expected 0 to 255"},
       {[](M& m, A&) { m.layers = 0; }, "model.layers: found 0, expected 1 to"},
       {[](M& m, A&) { m.heads = -2; }, "model.heads: found -2"},
       {[](M& m, A&) { m.dim = 100; }, "model.dim: 100 is not divisible by model.heads 8"},
@@ -148,6 +156,10 @@ struct Keys {
   void field(const char* key, T&) {
     names.emplace_back(key);
   }
+  template <class List, class Base>
+  void variants(const char* key, List&, Base&) {
+    names.emplace_back(key);
+  }
 };
 
 TEST(ModelConfig, VisitNamesTheDocumentedKeysInOrder) {
@@ -155,15 +167,17 @@ TEST(ModelConfig, VisitNamesTheDocumentedKeysInOrder) {
   ModelConfig().visit(model);
   const AttentionConfig constant;
   constant.visit(attention);
-  EXPECT_EQ(model.names, (std::vector<std::string>{
-                             "type",           "layers",   "heads",    "kv_heads",    "dim",
-                             "context",        "vocab",    "mlp",      "mlp_dim",     "norm",
-                             "norm_structure", "position", "bias",     "tied",        "qk_norm",
-                             "layer_scale",    "dropout",  "norm_eps", "rotary_base", "init_std"}));
+  EXPECT_EQ(
+      model.names,
+      (std::vector<std::string>{
+          "type",           "layers",      "heads",         "kv_heads",    "dim",     "context",
+          "vocab",          "token_types", "padding_token", "mlp",         "mlp_dim", "norm",
+          "norm_structure", "deepnet",     "position",      "bias",        "tied",    "qk_norm",
+          "layer_scale",    "dropout",     "norm_eps",      "rotary_base", "init_std"}));
   EXPECT_EQ(attention.names,
             (std::vector<std::string>{"score", "scale", "groups", "threshold", "normalizer", "n",
                                       "sigmoid_bias", "causal", "window", "alibi", "dropout",
-                                      "implementation"}));
+                                      "implementation", "overrides"}));
 }
 
 TEST(ModelConfig, ReaderAndWriterUnderstandIt) {

@@ -135,5 +135,14 @@ TEST(Alibi, SlopesForAnyNumberOfHeads) {
   EXPECT_EQ(slopes(1), (std::vector<double>{-8}));
 }
 
+TEST(PaddingPositions, CountWhatIsNotPadding) {
+  const OwnedTensor tokens =
+      test::from_values(DType::i32, {2, 5}, {7, 1, 8, 9, 1, /**/ 1, 1, 1, 5, 1});
+  const OwnedTensor positions(DType::i32, {2, 5});
+  padding_positions(Context(), positions, tokens, 1);
+  EXPECT_TRUE(test::same_bits(
+      positions, test::from_values(DType::i32, {2, 5}, {2, 1, 3, 4, 1, /**/ 1, 1, 1, 2, 1})));
+}
+
 }  // namespace
 }  // namespace quietformer

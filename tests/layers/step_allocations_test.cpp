@@ -85,15 +85,24 @@ ModelConfig wide_model() {
   return model;
 }
 
-long allocations_of_a_step(const AttentionConfig& attention, DType dtype, int threads) {
-  TestGpt gpt(wide_model(), attention, dtype, {2, 150}, Purpose::training, threads);
+ModelConfig wide_encoder() {
+  ModelConfig model = wide_model();
+  model.type = "roberta", model.padding_token = 2, model.token_types = 2;
+  model.qk_norm = "none", model.position = "learned";
+  model.norm_structure = "post", model.deepnet = false;
+  return model;
+}
+
+long allocations_of_a_step(const ModelConfig& model, const AttentionConfig& attention, DType dtype,
+                           int threads) {
+  TestGpt gpt(model, attention, dtype, {2, 150}, Purpose::training, threads);
   Watcher watcher;
   gpt.ctx.probes = &watcher;
   gpt.ctx.mode = Mode::train;
   const auto step = [&] {
     gpt.parameters.zero_grad();
     gpt.gpt.set_schedule_step(3);
-    gpt.gpt.forward_loss(gpt.ctx, gpt.tokens, gpt.targets);
+    gpt.gpt.forward_loss(gpt.ctx, gpt.batch());
     gpt.gpt.backward(gpt.ctx);
   };
   step();  // the pool starts its threads at the first parallel section
@@ -127,12 +136,13 @@ TEST(StepAllocations, ATrainingStepAllocatesNothing) {
       attention.n = HeadParameterConfig::learned(1);
       attention.sigmoid_bias = HeadParameterConfig::learned(-4);
       for (const int threads : {1, 2})
-        EXPECT_EQ(allocations_of_a_step(attention, DType::f32, threads), 0)
+        EXPECT_EQ(allocations_of_a_step(wide_model(), attention, DType::f32, threads), 0)
             << score << " " << normalizer.name << ", " << threads << " threads";
     }
   AttentionConfig scheduled;
   scheduled.n = HeadParameterConfig::scheduled(0, 1, 10);
-  EXPECT_EQ(allocations_of_a_step(scheduled, DType::f64, 2), 0);
+  EXPECT_EQ(allocations_of_a_step(wide_model(), scheduled, DType::f64, 2), 0);
+  EXPECT_EQ(allocations_of_a_step(wide_encoder(), test::both_ways(), DType::f32, 2), 0);
 }
 
 }  // namespace

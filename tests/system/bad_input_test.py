@@ -84,7 +84,7 @@ cases = [
     ("data.path", [config, f"data.path={root}/broken.zip"]),
     ("data.path", [config, "data.path=generator:martian"]),
     ("data.source", [config, "data.source=images"]),
-    ("data.mlm", [config, "data.mlm={probability: 0.15}"]),
+    ("data.mlm.mask_token", [config, "model.type=bert", "attention.causal=false"]),
     ("data.path", [config, *tokens, f"data.path={root}/odd.bin"]),
     ("data.tokenizer", [config, "data.tokenizer=tokenizer.json"]),
     ("absent.json", [config, *tokens, "data.tokenizer=absent.json", f"data.path={root}/text"]),

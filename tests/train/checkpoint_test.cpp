@@ -81,6 +81,32 @@ TEST(Checkpoint, ComesBackBitForBit) {
   EXPECT_EQ(reader.find("parameters/b"), nullptr);
 }
 
+TEST(Checkpoint, TensorsMayBeMadeWhileItIsWritten) {
+  const test::ScratchFolder folder;
+  const OwnedTensor large = test::normal(DType::f32, {1000, 700}, 3);  // several pieces
+  const OwnedTensor small = test::normal(DType::f32, {3}, 4);
+  Sample sample;
+  int pieces = 0;
+  const auto rows = [&](std::int64_t first, std::int64_t count, void* out) {
+    std::memcpy(out, large.as<float>() + first * 700, std::size_t(count * 700 * 4));
+    ++pieces;
+  };
+  sample.checkpoint.deferred = {{"parameters/large", DType::f32, {1000, 700}, {}, rows},
+                                {"parameters/nothing", DType::f32, {0, 4}, {}},
+                                {"parameters/small", DType::f32, {3}, [&](void* out) {
+                                   std::memcpy(out, small.view().data, 12);
+                                 }}};
+  write_checkpoint(folder / "c.h5", sample.checkpoint);
+  EXPECT_GT(pieces, 1);
+  const CheckpointReader reader(folder / "c.h5");  // verifies the seal
+  const OwnedTensor got(DType::f32, {1000, 700}), got_small(DType::f32, {3});
+  reader.read("parameters/large", got);
+  reader.read("parameters/small", got_small);
+  EXPECT_TRUE(test::close(got, large, 0));
+  EXPECT_TRUE(test::close(got_small, small, 0));
+  EXPECT_EQ(reader.tensors().size(), sample.checkpoint.tensors.size() + 3);
+}
+
 TEST(Checkpoint, EqualContentsMakeEqualFiles) {
   const test::ScratchFolder folder;
   write_checkpoint(folder / "a", Sample().checkpoint);

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "core/check.h"
+#include "tests/support/scratch.h"
 
 namespace quietformer {
 namespace {
@@ -49,6 +50,34 @@ TEST(RunConfig, OverridesReplaceAHeadParameterWhole) {
   const RunConfig config =
       load_run_config(kConfigs + "/enwik8/sink.yaml", {"attention.n={from: 0, to: 2, steps: 5}"});
   EXPECT_EQ(config.attention.n, HeadParameterConfig::scheduled(0, 2, 5));
+}
+
+TEST(RunConfig, OverridesOfLayersSurviveARoundTrip) {
+  const std::string model = "model: {layers: 6, heads: 2}\n";
+  const auto read = [&](const std::string& overrides) {
+    return parse_run_config(
+        model + "attention: {n: 0.5, dropout: 0.1, overrides: " + overrides + "}", "c.yaml");
+  };
+  const RunConfig config = read(
+      "[{layers: 0-3, n: [1, 2]}, {layers: '*', score: cosine, n: {learned: true, init: 3}}, "
+      "{layers: '1,5', normalizer: sigmoid}]");
+  ASSERT_EQ(config.attention.overrides.size(), 3u);
+  EXPECT_EQ(config.attention.overrides[0].dropout, 0.1);    // the section's
+  EXPECT_EQ(config.attention.of_layer(0).score, "cosine");  // the last one counts
+  EXPECT_EQ(config.attention.of_layer(5).normalizer, "sigmoid");
+  EXPECT_EQ(config.attention.of_layer(5).score, "dot");
+  EXPECT_TRUE(config.attention.of_layer(4).overrides.empty());
+  const RunConfig again = parse_run_config(to_yaml(config), "again");
+  EXPECT_TRUE(again.attention == config.attention) << to_yaml(config);
+  EXPECT_TRUE(differences(config, again).empty());
+  EXPECT_FALSE(differences(config, read("[]")).empty());
+
+  const auto refusal = [&](const std::string& text) { return test::error_of([&] { read(text); }); };
+  test::expect_contains(refusal("[{layers: 4-6}]"), "attention.overrides[0].layers: found 6");
+  test::expect_contains(refusal("[{n: 1}]"), "attention.overrides[0].layers: found ''");
+  test::expect_contains(refusal("[{layers: 1, m: 1}]"), "c.yaml:2: attention.overrides[0].m");
+  test::expect_contains(refusal("[{layers: 1, n: -1}]"), "attention.overrides[0]: attention.n");
+  test::expect_contains(refusal("{layers: 1}"), "expected a list of maps");
 }
 
 TEST(RunConfig, DifferencesNameTheKeyAndIgnoreWhatCannotMatter) {

@@ -14,9 +14,10 @@
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "tests/support/fixtures.h"
+#include "tests/support/hf.h"
 #include "tests/support/safetensors.h"
 #include "tests/support/tensors.h"
-#include "train/hf_gpt2.h"
+#include "train/hf/import.h"
 
 namespace quietformer::test {
 
@@ -42,25 +43,17 @@ inline void copy_micro_batch(const SafetensorsFile& file, const std::string& nam
   copy_any(inputs, in), copy_any(targets, target);
 }
 
-template <class T>
-void expect_final_weights(const ParameterList& parameters, const SafetensorsFile& file) {
+inline void expect_final_weights(const ModelConfig& model, const ParameterList& parameters,
+                                 const SafetensorsFile& file) {
   for (const Parameter& p : parameters.all()) {
-    const std::optional<HfTensor> theirs = hf_gpt2_tensor(p.name);
-    ASSERT_TRUE(theirs) << p.name;
-    const std::string key = file.has("final/transformer." + theirs->name)
-                                ? "final/transformer." + theirs->name
-                                : "final/" + theirs->name;
-    const OwnedTensor want = file.read(key);
-    const OwnedTensor copy = copy_to({}, p.value);
-    const Tensor got = copy;
-    const std::int64_t rows = got.shape[0], cols = got.count() / rows;
+    const OwnedTensor want =
+        in_our_layout(kHfGpt2, model, p.name, p.shape,
+                      [&](const std::string& name) { return file.read("final/" + name); });
+    ASSERT_TRUE(want.view()) << p.name;
+    const OwnedTensor got = copy_to({}, p.value);
     double worst = 0;
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t c = 0; c < cols; ++c) {
-        const std::int64_t at =
-            theirs->layout == HfLayout::transposed ? c * rows + r : r * cols + c;
-        worst = std::max(worst, std::abs(double(got.as<T>()[r * cols + c]) - want.as<float>()[at]));
-      }
+    for (std::int64_t i = 0; i < want.view().count(); ++i)
+      worst = std::max(worst, std::abs(get(got, i) - get(want, i)));
     EXPECT_LE(worst, 2e-5) << p.name;
   }
 }
@@ -76,9 +69,9 @@ void run_trace(Device device) {
   ASSERT_GT(steps, 0u);
   std::cout << "fixtures: " << steps << " cases from " << folder << std::endl;
 
-  ModelConfig model;
-  AttentionConfig attention;
-  read_hf_gpt2_config(folder, model, attention);
+  const ModelSource source = open_hf_model(folder);
+  const ModelConfig& model = source.config.model;
+  AttentionConfig attention = source.config.attention;
   attention.n = HeadParameterConfig::fixed(trace["softmax_n"]);
   ParameterList parameters(dtype_of<T>(), device);
   Gpt gpt(model, attention, parameters);
@@ -94,7 +87,7 @@ void run_trace(Device device) {
   gpt.declare(ctx, arena, shape, Purpose::training);
   parameters.commit();
   arena.commit();
-  load_hf_gpt2(folder, parameters);
+  EXPECT_TRUE(fill_parameters(ctx, source, parameters).empty());
 
   OptimConfig optim;
   double highest = 0;
@@ -116,7 +109,7 @@ void run_trace(Device device) {
     for (int a = 0; a < micro; ++a) {
       copy_micro_batch(file, "step" + std::to_string(s) + "/micro" + std::to_string(a), inputs,
                        targets);
-      gpt.forward_loss(ctx, inputs, targets);
+      gpt.forward_loss(ctx, {inputs, targets});
       loss += copy_to({}, gpt.loss()).as<double>()[0] / micro;
       gpt.backward(ctx, 1.0 / micro);
     }
@@ -130,7 +123,7 @@ void run_trace(Device device) {
         << "step " << s;
     optimizer->step(ctx, lr, std::int64_t(s), clipped.scale);
   }
-  expect_final_weights<T>(parameters, file);
+  expect_final_weights(model, parameters, file);
 }
 
 }  // namespace quietformer::test

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/check.h"
 #include "data/windows.h"
@@ -17,12 +18,27 @@ namespace {
 
 struct Arguments {
   std::string model, data, split, tokenizer, device = "auto";
+  std::optional<std::int64_t> mask_token;
   bool json = false;
 };
 
 Span choose_span(const Split& split, const std::string& name) {
   if (name == "train") return split.train;
   return name == "validation" ? split.validation : split.test;
+}
+
+/// Of an encoder's tokens: as in its run, whatever the text.
+std::optional<Masking> choose_masking(const Arguments& args, const LoadedModel& loaded,
+                                      SourceKind kind) {
+  RunConfig config = loaded.config;
+  if (!is_encoder(config.model) && args.mask_token)
+    throw InputError("--mask-token: for encoders, found model.type " + config.model.type);
+  const bool known = args.mask_token || config.data.mlm.mask_token;
+  if (is_encoder(config.model) && !loaded.trained_here && !known)
+    throw InputError("--mask-token: needed: a Hugging Face model does not say which token it is");
+  config.data.source = kind == SourceKind::bytes ? "bytes" : "tokens";
+  if (args.mask_token) config.data.mlm.mask_token = args.mask_token;
+  return masking_of(config);
 }
 
 int eval(const Arguments& args) {
@@ -58,11 +74,14 @@ int eval(const Arguments& args) {
   const Context ctx = context_for(loaded.placement);
   const std::int64_t batch = std::min<std::int64_t>(config.train.batch, 16);
   Arena arena("activations", ctx.device);
-  BatchFeed feed(arena, {batch, config.model.context}, ctx.device);
+  const std::optional<Masking> masking = choose_masking(args, loaded, request.kind);
+  BatchFeed feed(arena, {batch, config.model.context}, ctx.device,
+                 masking ? BatchFeed::Padding::possible : BatchFeed::Padding::none);
   loaded.model->declare(ctx, arena, {batch, config.model.context}, Purpose::inference);
   arena.commit();
   const Windows windows(*source, span, config.model.context, batch);
-  const Evaluation result = evaluate(ctx, *loaded.model, windows, feed, nullptr);
+  const Evaluation result =
+      evaluate(ctx, *loaded.model, windows, feed, nullptr, masking ? &*masking : nullptr);
 
   // Of a file of ids nobody knows the text.
   const bool bytes = source->text_bytes() > 0;
@@ -101,6 +120,8 @@ void add_eval(CLI::App& app, CommandBody& body) {
       ->add_option("--split", args->split,
                    "Part by the run's data.split (default test; with --data the whole file)")
       ->check(CLI::IsMember({"train", "validation", "test", "all"}));
+  command->add_option("--mask-token", args->mask_token,
+                      "Id of an encoder's mask (default: data.mlm.mask_token of its run)");
   command->add_option("--device", args->device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command->add_flag("--json", args->json, "One JSON object");
   command->footer("Example: quietformer eval runs/demo-softmax1 --split validation");

@@ -92,6 +92,11 @@ int generate(const Arguments& args) {
     throw InputError(fmt::format("--tokens: found {}, expected 0 or more", args.tokens));
   if (args.prompt.empty()) throw InputError("--prompt: expected at least one byte");
   LoadedModel loaded = load_model(args.model, args.device);
+  if (is_encoder(loaded.config.model))
+    throw InputError(
+        fmt::format("{}: model.type {} guesses masked tokens and cannot continue a text; expected "
+                    "gpt",
+                    args.model, loaded.config.model.type));
   const std::unique_ptr<const Tokenizer> tokenizer = model_tokenizer(loaded, args.tokenizer);
   const bool bytes = loaded.trained_here && loaded.config.data.source == "bytes";
   if (!bytes && tokenizer == nullptr)
@@ -117,7 +122,7 @@ int generate(const Arguments& args) {
       cuda::copy(input, last);
     else
       std::copy_n(last.as<std::int32_t>(), length, input.as<std::int32_t>());
-    const std::vector<float> row = to_floats(loaded.model->forward(ctx, input, LogitRows::last));
+    const std::vector<float> row = to_floats(loaded.model->forward(ctx, {input}, LogitRows::last));
     // A model's vocabulary may be padded beyond the tokenizer's.
     const auto vocab = tokenizer == nullptr
                            ? std::ssize(row)

@@ -24,6 +24,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
+constexpr std::size_t kLongText = 1 << 14;
+
 Json describe_tensor(const std::string& name, const Tensor& tensor) {
   const std::string_view bytes(static_cast<const char*>(tensor.data),
                                static_cast<std::size_t>(tensor.bytes()));
@@ -45,7 +47,10 @@ Json inspect_checkpoint(const std::string& path) {
     checkpoint.read(info.name, tensor);
     json["tensors"].push_back(describe_tensor(info.name, tensor));
   }
-  for (const auto& [name, value] : checkpoint.texts()) json["text"][name] = value;
+  // Tokenisers are megabytes.
+  for (const auto& [name, value] : checkpoint.texts())
+    json["text"][name] =
+        value.size() <= kLongText ? value : fmt::format("({} bytes)", value.size());
   return json;
 }
 

@@ -2,15 +2,17 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <optional>
 
 #include "train/commands/command.h"
 #include "train/run.h"
+#include "train/surgery.h"
 
 namespace quietformer {
 
 void add_train(CLI::App& app, CommandBody& body) {
   struct Arguments {
-    std::string config, directory;
+    std::string config, directory, init;
     std::vector<std::string> overrides;
     bool resume = false, memory = false;
   };
@@ -19,14 +21,24 @@ void add_train(CLI::App& app, CommandBody& body) {
   command->add_option("CONFIG", args->config, "YAML file")->required();
   command->add_option("OVERRIDES", args->overrides, "section.key=value, as in the file");
   command->add_option("--run-dir", args->directory, "Where the run is written (default runs/NAME)");
+  command->add_option("--init", args->init,
+                      "Fine-tune: start from this checkpoint or Hugging Face directory; its model "
+                      "and attention, where CONFIG says nothing else");
   command->add_flag("--resume", args->resume, "Continue from the newest valid checkpoint");
   command->add_flag("--memory", args->memory, "Print activation memory by named segment");
   command->footer(
       "Example: quietformer train configs/enwik8/softmax1.yaml train.steps=2000 --run-dir runs/a");
   command->callback([args, &body] {
     body = [args] {
-      const RunConfig config = load_run_config(args->config, args->overrides);
+      std::optional<ModelSource> init;
+      if (!args->init.empty()) {
+        init = open_model(args->init);
+        settle_schedules(init->config.attention, init->step);
+      }
+      const RunConfig config =
+          load_run_config(args->config, args->overrides, init ? &init->config : nullptr);
       RunOptions options;
+      options.init = init ? &*init : nullptr;
       options.directory = args->directory.empty() ? "runs/" + config.name : args->directory;
       options.resume = args->resume ? Resume::yes : Resume::no;
       options.terminal = isatty(STDOUT_FILENO) != 0;

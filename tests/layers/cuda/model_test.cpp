@@ -46,6 +46,16 @@ std::vector<Variant> variants() {
     m.position = "none", m.kv_heads = 2;
     a.alibi = true, a.score = "cosine";
   });
+  const auto encoder = [](ModelConfig& m, AttentionConfig& a) {
+    m.type = "bert", m.norm_structure = "post", m.deepnet = false, m.mlp = "gelu_erf";
+    m.token_types = 2, m.dropout = 0.1;
+    a.causal = false;
+  };
+  add("bert", encoder);
+  add("roberta", [&](ModelConfig& m, AttentionConfig& a) {
+    encoder(m, a);
+    m.type = "roberta", m.token_types = 1, m.padding_token = 3, m.bias = false;
+  });
   return list;
 }
 
@@ -65,7 +75,7 @@ struct ModelRun {
   ModelRun(const Variant& variant, DType dtype, Device device, bool one_pass,
            Places places = Places::given)
       : parameters(dtype, device),
-        gpt(variant.model, variant.attention, parameters),
+        model(make_model(variant.model, variant.attention, parameters)),
         arena("activations", device) {
     const BatchShape shape{3, variant.model.context};
     ctx.device = device, ctx.mode = Mode::train, ctx.random = {5, 2, 7};
@@ -77,7 +87,7 @@ struct ModelRun {
       stream = cuda::Stream(kGpu);
       ctx.stream = stream.get();
     }
-    gpt.declare(ctx, arena, shape, Purpose::training);
+    model->declare(ctx, arena, shape, Purpose::training);
     arena.commit();
     parameters.commit();
     parameters.initialise(3);
@@ -92,33 +102,44 @@ struct ModelRun {
         std::memcpy(master.data, value.view().data, std::size_t(master.bytes()));
     }
     parameters.update_values(ctx);
-    gpt.set_schedule_step(ctx, 4);
+    model->set_schedule_step(ctx, 4);
     const Shape ids{shape.batch, shape.tokens};
     tokens = to_device(random_tokens(ids, variant.model.vocab, 5), device);
     OwnedTensor answers = random_tokens(ids, variant.model.vocab, 6);
     for (int i : {0, 40}) answers.as<std::int32_t>()[i] = -100;
+    if (is_encoder(variant.model)) {
+      OwnedTensor types = random_tokens(ids, variant.model.token_types, 7);
+      OwnedTensor real(DType::u8, ids), text = random_tokens(ids, variant.model.vocab, 5);
+      fill(real, 1);
+      pad({text, answers, {}, real}, 1, 20, variant.model.padding_token);
+      tokens = to_device(std::move(text), device);
+      token_types = to_device(std::move(types), device);
+      valid = to_device(std::move(real), device);
+    }
     targets = to_device(std::move(answers), device);
     for (int round = 0; round < 2; ++round) {  // gradients add up
       if (one_pass) {
-        gpt.forward_backward(ctx, tokens, targets, {0.5, {}});
+        model->forward_backward(ctx, batch(), {0.5, {}});
       } else {
-        gpt.forward_loss(ctx, tokens, targets);
-        gpt.backward(ctx, 0.5);
+        model->forward_loss(ctx, batch());
+        model->backward(ctx, 0.5);
       }
     }
     if (device == kGpu) cuda::synchronize(ctx);
-    loss = copy_to({}, gpt.loss());
-    token_losses = copy_to({}, gpt.token_losses());
+    loss = copy_to({}, model->loss());
+    token_losses = copy_to({}, model->token_losses());
     for (const Parameter& p : parameters.all()) gradients.push_back(copy_to({}, p.grad));
   }
+
+  TokenBatch batch() const { return {tokens, targets, token_types, valid}; }
 
   OwnedTensor random_places;
   cuda::Stream stream;
   Context ctx;
   ParameterList parameters;
-  Gpt gpt;
+  std::unique_ptr<LanguageModel> model;
   Arena arena;
-  OwnedTensor tokens, targets, loss, token_losses;
+  OwnedTensor tokens, targets, token_types, valid, loss, token_losses;
   std::vector<OwnedTensor> gradients;
 };
 
@@ -211,7 +232,7 @@ TEST_F(GpuModel, RunsAsAGraph) {
   ModelRun run(variant, DType::f32, kGpu, true);
   const auto step = [&] {
     run.parameters.zero_grad(run.ctx);
-    run.gpt.forward_backward(run.ctx, run.tokens, run.targets, {1, {}});
+    run.model->forward_backward(run.ctx, run.batch(), {1, {}});
   };
   const cuda::Graph graph(run.ctx, step);
   const auto results = [&](const auto& work, std::uint32_t seed) {

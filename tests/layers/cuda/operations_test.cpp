@@ -233,6 +233,18 @@ TEST_F(GpuOperations, NormGradientsAreAddedAndMayOverwriteTheirInput) {
   }
 }
 
+TEST_F(GpuOperations, PaddingPositionsAgreeWithTheCpu) {
+  for (const std::int64_t length : {1, 32, 75}) {
+    OwnedTensor tokens(DType::i32, {9, length});
+    for (std::int64_t i = 0; i < 9 * length; ++i) set(tokens, i, double(i * i % 7 % 3));
+    const OwnedTensor want(DType::i32, {9, length});
+    padding_positions({}, want, tokens, 1);
+    const OwnedTensor got(DType::i32, {9, length}, kGpu);
+    padding_positions(ctx_, got, to_device(std::move(tokens), kGpu), 1);
+    EXPECT_TRUE(same_bits(copy_to({}, got), want)) << length;
+  }
+}
+
 /// Linear as a layer: parameters on the GPU start as on the CPU.
 TEST_F(GpuOperations, LayersTakeParametersOfTheirDevice) {
   const OwnedTensor x = normal(DType::f64, {9, 30}, 1), dy = normal(DType::f64, {9, 20}, 2);

@@ -41,6 +41,16 @@ RunConfig small_run(const std::string& device, const std::string& dtype) {
   return config;
 }
 
+/// Masked bytes; evaluation has padding.
+RunConfig encoder_run(const std::string& device, const std::string& dtype) {
+  RunConfig config = small_run(device, dtype);
+  config.model.type = "roberta", config.model.vocab = 258, config.model.padding_token = 257;
+  config.model.token_types = 1, config.model.mlp = "gelu_erf";
+  config.model.norm_structure = "post", config.model.deepnet = false;
+  config.attention.causal = false;
+  return config;
+}
+
 std::vector<double> train(Trainer& trainer, std::int64_t steps) {
   std::vector<double> losses;
   for (std::int64_t i = 0; i < steps; ++i) losses.push_back(trainer.step(nullptr).loss);
@@ -76,13 +86,8 @@ TEST_F(GpuTrainer, TraceMatchesPyTorchInDoublePrecision) {
   run_trace<double>(kGpu);
 }
 
-TEST_F(GpuTrainer, AgreesWithTheCpuInDoublePrecision) {
-  const auto run = [](const char* device) {
-    RunConfig config = small_run(device, "fp64");
-    config.model.dropout = config.attention.dropout = 0.1;
-    return config;
-  };
-  Trainer gpu(run("cuda")), cpu(run("cpu"));
+void expect_same_as_cpu(const RunConfig& gpu_config, const RunConfig& cpu_config) {
+  Trainer gpu(gpu_config), cpu(cpu_config);
   const AnalysisConfig analysis = cpu.config().analysis;
   ActivationStatistics there(analysis, 2), here(analysis, 2);
   for (int step = 0; step < 12; ++step) {
@@ -108,6 +113,25 @@ TEST_F(GpuTrainer, AgreesWithTheCpuInDoublePrecision) {
   const Evaluation c = cpu.evaluate(cpu.split().validation, 0);
   EXPECT_EQ(g.targets, c.targets);
   EXPECT_NEAR(g.loss, c.loss, 1e-8 * c.loss);
+}
+
+TEST_F(GpuTrainer, AgreesWithTheCpuInDoublePrecision) {
+  const auto run = [](const char* device) {
+    RunConfig config = small_run(device, "fp64");
+    config.model.dropout = config.attention.dropout = 0.1;
+    return config;
+  };
+  expect_same_as_cpu(run("cuda"), run("cpu"));
+}
+
+TEST_F(GpuTrainer, EncodersAgreeWithTheCpuAndRepeatBitwise) {
+  expect_same_as_cpu(encoder_run("cuda", "fp64"), encoder_run("cpu", "fp64"));
+  Trainer whole(encoder_run("cuda", "bf16")), again(encoder_run("cuda", "bf16"));
+  const std::vector<double> losses = train(whole, 20);
+  EXPECT_EQ(train(again, 20), losses);
+  EXPECT_LT(losses.back(), 0.8 * losses.front());
+  expect_same(again, whole);
+  EXPECT_EQ(whole.evaluate(whole.split().test, 0).loss, again.evaluate(again.split().test, 0).loss);
 }
 
 // The stated noise: loss curves of 100 steps from the same start, on the same batches.
@@ -160,6 +184,9 @@ std::vector<RunConfig> changing_runs() {
     config.train.accumulate = 3;
     runs.push_back(config);
   }
+  RunConfig encoder = encoder_run("cuda", "bf16");
+  encoder.train.steps = 14, encoder.model.dropout = 0.1;
+  runs.push_back(encoder);
   return runs;
 }
 
@@ -167,7 +194,8 @@ TEST_F(GpuTrainer, RecordedStepsHaveTheSameBits) {
   const ScratchFolder folder;
   const std::string path = folder / "at9.h5";
   for (const RunConfig& config : changing_runs()) {
-    SCOPED_TRACE(config.train.dtype + (config.model.dropout > 0 ? ", dropout" : ""));
+    SCOPED_TRACE(config.model.type + " " + config.train.dtype +
+                 (config.model.dropout > 0 ? ", dropout" : ""));
     Trainer plain(config, Recording::no), recorded(config);
     ActivationStatistics seen(config.analysis, 2), seen_recorded(config.analysis, 2);
     std::vector<StepReport> want;

@@ -1,11 +1,11 @@
-#include "train/hf_gpt2.h"
+#include "train/hf/import.h"
 
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
 #include "core/log.h"
-#include "layers/gpt.h"
+#include "layers/language_model.h"
 #include "tests/support/scratch.h"
 #include "tests/support/tensors.h"
 #include "train/safetensors.h"
@@ -58,20 +58,24 @@ class Weights {
   std::vector<NamedTensor> tensors_;
 };
 
+// Reads config.json alone.
+void read_config(const test::ScratchFolder& folder, ModelConfig& model,
+                 AttentionConfig& attention) {
+  const HfConfig config = HfConfig::load(folder / "config.json");
+  read_hf_config(hf_architecture_of(config), config, model, attention);
+}
+
 struct Loaded {
-  ModelConfig model;
-  AttentionConfig attention;
+  ModelSource source;
   ParameterList parameters{DType::f64};
-  HfLoadReport report;
   std::vector<std::string> warnings;
 
-  explicit Loaded(const test::ScratchFolder& folder, double learned_n = -1) {
+  explicit Loaded(const test::ScratchFolder& folder) {
     const ScopedLogSink sink([&](LogLevel, const std::string& line) { warnings.push_back(line); });
-    read_hf_gpt2_config(folder.path(), model, attention);
-    if (learned_n > 0) attention.n = HeadParameterConfig::learned(learned_n);
-    const Gpt gpt(model, attention, parameters);
+    source = open_hf_model(folder.path());
+    make_model(source.config.model, source.config.attention, parameters);  // registers them
     parameters.commit();
-    report = load_hf_gpt2(folder.path(), parameters);
+    EXPECT_TRUE(fill_parameters({}, source, parameters).empty());
   }
   Tensor value(const std::string& name) const { return parameters.find(name)->value; }
 };
@@ -84,7 +88,7 @@ void write_small(const test::ScratchFolder& folder, const Weights& weights,
   weights.write(folder / "model.safetensors");
 }
 
-TEST(HfGpt2Config, MapsEveryField) {
+TEST(HfConfig, MapsEveryField) {
   const test::ScratchFolder folder;
   json config = small_config();
   ModelConfig model;
@@ -93,7 +97,7 @@ TEST(HfGpt2Config, MapsEveryField) {
     put(folder / "config.json", config.dump());
     model = {}, attention = {};
     model.qk_norm = "rmsnorm", model.position = "rotary";
-    read_hf_gpt2_config(folder.path(), model, attention);
+    read_config(folder, model, attention);
   };
   read();
   EXPECT_EQ(model.layers, 2);
@@ -138,22 +142,24 @@ TEST(HfGpt2Config, MapsEveryField) {
   EXPECT_EQ(model.mlp, "gelu");
 }
 
-TEST(HfGpt2Config, RefusesWhatItCannotRepresent) {
+TEST(HfConfig, RefusesWhatItCannotRepresent) {
   const test::ScratchFolder folder;
   const std::string path = folder / "config.json";
   const auto message = [&](const std::string& text) {
     put(path, text);
     ModelConfig model;
     AttentionConfig attention;
-    return error_of([&] { read_hf_gpt2_config(folder.path(), model, attention); });
+    return error_of([&] { read_config(folder, model, attention); });
   };
   const auto changed = [&](const char* key, const json& value) {
     json config = small_config();
     config[key] = value;
     return message(config.dump());
   };
-  EXPECT_EQ(changed("model_type", "bert"), path + ": model_type: \"bert\", expected gpt2");
-  EXPECT_EQ(changed("model_type", nullptr), path + ": model_type: null, expected gpt2");
+  EXPECT_EQ(changed("model_type", "bart"),
+            path + ": model_type: \"bart\", expected one of bert, gpt2, llama, roberta");
+  EXPECT_EQ(changed("model_type", nullptr),
+            path + ": model_type: null, expected one of bert, gpt2, llama, roberta");
   EXPECT_EQ(changed("activation_function", "relu"),
             path + ": activation_function: \"relu\", expected gelu_new, gelu_pytorch_tanh or gelu");
   EXPECT_EQ(changed("scale_attn_by_inverse_layer_idx", true),
@@ -183,19 +189,18 @@ TEST(HfGpt2Config, RefusesWhatItCannotRepresent) {
   EXPECT_EQ(error_of([&] {
               ModelConfig model;
               AttentionConfig attention;
-              read_hf_gpt2_config(folder.path(), model, attention);
+              read_config(folder, model, attention);
             }),
             path + ": cannot open: No such file or directory");
 }
 
-TEST(HfGpt2Load, FillsEveryParameterTransposingConv1D) {
+TEST(HfLoad, FillsEveryParameterTransposingConv1D) {
   for (const std::string prefix : {"transformer.", ""}) {
     const test::ScratchFolder folder;
     const Weights weights(prefix);
     write_small(folder, weights);
     const Loaded loaded(folder);
-    EXPECT_TRUE(loaded.report.unused.empty());
-    EXPECT_TRUE(loaded.report.untouched.empty());
+    EXPECT_TRUE(loaded.source.unused.empty());
     EXPECT_TRUE(loaded.warnings.empty());
     EXPECT_EQ(loaded.parameters.all().size(), 28u);
     const auto same = [&](const char* ours, const char* theirs) {
@@ -217,7 +222,7 @@ TEST(HfGpt2Load, FillsEveryParameterTransposingConv1D) {
   }
 }
 
-TEST(HfGpt2Load, IgnoresBuffersReportsStrangersAndLeavesWhatTheLayoutLacks) {
+TEST(HfLoad, IgnoresBuffersAndReportsStrangers) {
   const test::ScratchFolder folder;
   Weights weights;
   const OwnedTensor mask(DType::u8, {1, 1, 3, 3}), extra(DType::f32, {1});
@@ -226,17 +231,15 @@ TEST(HfGpt2Load, IgnoresBuffersReportsStrangersAndLeavesWhatTheLayoutLacks) {
   weights.add("transformer.h.7.ln_1.bias", extra);
   weights.add("score.weight", extra);
   write_small(folder, weights);
-  const Loaded loaded(folder, 0.5);
-  EXPECT_EQ(loaded.report.unused,
+  const Loaded loaded(folder);
+  EXPECT_EQ(loaded.source.unused,
             (std::vector<std::string>{"transformer.h.7.ln_1.bias", "score.weight"}));
-  EXPECT_EQ(loaded.report.untouched, (std::vector<std::string>{"blocks.0.attention.sink_logit",
-                                                               "blocks.1.attention.sink_logit"}));
   ASSERT_EQ(loaded.warnings.size(), 1u);
   expect_contains(loaded.warnings[0],
                   "model.safetensors: 2 unused tensors: transformer.h.7.ln_1.bias, score.weight");
 }
 
-TEST(HfGpt2Load, HeadsAreTiedOrGiven) {
+TEST(HfLoad, HeadsAreTiedOrGiven) {
   const test::ScratchFolder folder;
   const OwnedTensor head = test::normal(DType::f32, {5, 4}, 99);
   Weights untied;
@@ -251,22 +254,23 @@ TEST(HfGpt2Load, HeadsAreTiedOrGiven) {
   Weights repeated;
   repeated.add("lm_head.weight", repeated.get("transformer.wte.weight"));
   write_small(folder, repeated);
-  EXPECT_TRUE(Loaded(folder).report.unused.empty());
+  EXPECT_TRUE(Loaded(folder).source.unused.empty());
   write_small(folder, untied);
   expect_contains(error_of([&] { Loaded loaded(folder); }),
-                  "tensor lm_head.weight: differs from wte.weight");
+                  "tensor lm_head.weight: differs from transformer.wte.weight");
 }
 
-TEST(HfGpt2Load, MissingAndMisshapenTensorsAreErrors) {
+TEST(HfLoad, MissingAndMisshapenTensorsAreErrors) {
   const test::ScratchFolder folder;
   const std::string path = folder / "model.safetensors";
   Weights weights;
   weights.remove("transformer.h.1.mlp.c_fc.weight");
   write_small(folder, weights);
-  EXPECT_EQ(error_of([&] { Loaded loaded(folder); }),
-            path +
-                ": tensor h.1.mlp.c_fc.weight: missing, expected for blocks.1.mlp.up.weight "
-                "(16, 4)");
+  EXPECT_EQ(
+      error_of([&] { Loaded loaded(folder); }),
+      path +
+          ": tensor transformer.h.1.mlp.c_fc.weight: missing, expected for blocks.1.mlp.up.weight "
+          "(16, 4)");
   // Not transposed: a checkpoint of linear layers instead of Conv1D.
   const OwnedTensor turned(DType::f32, {16, 4});
   weights.add("transformer.h.1.mlp.c_fc.weight", turned);
@@ -279,19 +283,20 @@ TEST(HfGpt2Load, MissingAndMisshapenTensorsAreErrors) {
   const OwnedTensor wrong(DType::i32, {4});
   integers.add("transformer.ln_f.bias", wrong);
   write_small(folder, integers);
-  expect_contains(error_of([&] { Loaded loaded(folder); }), "found dtype I32, expected f64");
+  expect_contains(error_of([&] { Loaded loaded(folder); }),
+                  "found dtype I32, expected F64, F32, F16 or BF16");
   Weights doubled;
   doubled.add("wte.weight", doubled.get("transformer.wte.weight"));
   write_small(folder, doubled);
   expect_contains(error_of([&] { Loaded loaded(folder); }),
-                  "tensor wte.weight: given with and without");
+                  "wte.weight: given twice, with a prefix (transformer.)");
 
   std::filesystem::remove(path);
   EXPECT_EQ(error_of([&] { Loaded loaded(folder); }),
             path + ": cannot open: No such file or directory");
   put(folder / "pytorch_model.bin", "x");
-  EXPECT_EQ(error_of([&] { Loaded loaded(folder); }),
-            folder.path() + ": found pytorch_model.bin, expected model.safetensors (one file)");
+  expect_contains(error_of([&] { Loaded loaded(folder); }),
+                  "pytorch_model.bin: a PyTorch pickle, which can run code when it is read");
 }
 
 }  // namespace
