@@ -59,7 +59,7 @@ TEST(Safetensors, WritesAndReadsEveryType) {
   EXPECT_EQ(file.find("x"), nullptr);
   EXPECT_EQ(error_of([&] { file.require("x"); }), path + ": tensor x: missing");
 
-  write_safetensors(path, {}, {});
+  write_safetensors(path, std::span<const NamedTensor>(), {});
   EXPECT_EQ(contents_of(path), std::string("\x08\0\0\0\0\0\0\0{}      ", 16));
   EXPECT_TRUE(SafetensorsReader(path).entries().empty());
 }
@@ -76,7 +76,7 @@ TEST(Safetensors, WriterRefusesNamesThatCannotBeRead) {
   EXPECT_EQ(folder.count(), 0u);
   const test::FileSizeLimit limit(8);
   EXPECT_EQ(error_of<RunError>([&] {
-              write_safetensors(folder / "m", {}, {{"a", "b"}});
+              write_safetensors(folder / "m", std::span<const NamedTensor>(), {{"a", "b"}});
             }),
             folder / "m: cannot write: File too large");
   EXPECT_EQ(folder.count(), 0u);
