@@ -49,6 +49,10 @@ class GpuBackwardCase : public GpuCase {
 
   /// The twofold rule for every gradient. For those that are sums over rows or elements also four
   /// times the deviation that independent roundings of their terms would have.
+  ///
+  /// An unfused computation may round scores or, as PyTorch under autocast, leave them in f32.
+  /// Where few rows count, its largest error is a matter of luck (that of 1 - weight, the weight
+  /// rounded near 1), so a gradient that fails by the first is held against the second, too.
   void expect_correct_gradients() {
     reference_.forward();
     reference_.backward();
@@ -60,12 +64,17 @@ class GpuBackwardCase : public GpuCase {
       const GpuRows& found = gradients_[at];
       const std::vector<double>& other = unfused.rows[index_of(name)];
       ASSERT_TRUE(found.intact()) << "written outside of " << name;
-      double error = 0, allowed = 0;
+      double error = 0, allowed = largest_error(other, r.*member);
       for (std::int64_t i = 0; i < (r.*member).count(); ++i) {
         const double exact = get(r.*member, i), value = found.value(i);
         ASSERT_TRUE(std::isfinite(value)) << name << ", element " << i << ": " << value;
         error = std::max(error, std::abs(value - exact));
-        allowed = std::max(allowed, std::abs(other[std::size_t(i)] - exact));
+      }
+      if (error > 2 * allowed + 1e-5) {
+        rounds_scores_ = false;
+        const Unfused unrounded = unfused_gradients();
+        rounds_scores_ = true;
+        allowed = std::max(allowed, largest_error(unrounded.rows[index_of(name)], r.*member));
       }
       ASSERT_TRUE(std::isfinite(allowed)) << name << " of the unfused computation";
       EXPECT_LE(error, 2 * allowed + 1e-5) << name << "; the unfused computation has " << allowed;
@@ -90,6 +99,13 @@ class GpuBackwardCase : public GpuCase {
     int i = 0;
     while (name != kRows[i].first) ++i;
     return i;
+  }
+
+  static double largest_error(const std::vector<double>& found, const Tensor& exact) {
+    double error = 0;
+    for (std::int64_t i = 0; i < exact.count(); ++i)
+      error = std::max(error, std::abs(found[std::size_t(i)] - get(exact, i)));
+    return error;
   }
 
   /// Sums, and of the squares of their terms.

@@ -309,11 +309,12 @@ class GpuCase {
         (p.mask && broadcast(p.mask, s.index, h, i, j) == 0) ||
         (p.key_padding && get(p.key_padding, s.index * p.key_padding.shape[1] + j) == 0);
     if (hidden) return -math::kInfinity<double>;
-    double score = rounded(rounded(product) * p.scale);
-    if (p.bias) score = rounded(score + broadcast(p.bias, s.index, h, i, j));
+    const auto round = [&](double value) { return rounds_scores_ ? rounded(value) : value; };
+    double score = round(round(product) * p.scale);
+    if (p.bias) score = round(score + broadcast(p.bias, s.index, h, i, j));
     if (const Tensor& slopes = p.alibi_slopes) {
       const double slope = get(slopes, slopes.shape.rank == 1 ? h : s.index * p.heads() + h);
-      score = rounded(score - rounded(slope * double(std::abs(position - j))));
+      score = round(score - round(slope * double(std::abs(position - j))));
     }
     return score;
   }
@@ -378,6 +379,7 @@ class GpuCase {
   }
 
   GpuOptions o_;
+  bool rounds_scores_ = true;  // of the unfused computation
   AttentionCase reference_;
   Context ctx_;
   AttentionProblem problem_;
