@@ -22,8 +22,9 @@ class Timer {
 
  private:
   Context ctx_;
-  void* begin_ = nullptr;
-  void* end_ = nullptr;
+  // Events; of no use in builds without CUDA.
+  [[maybe_unused]] void* begin_ = nullptr;
+  [[maybe_unused]] void* end_ = nullptr;
 };
 
 /// From here on, or no longer, a profiler records that was told to wait for it (ncu
