@@ -10,6 +10,7 @@
 
 #include "attention/cuda/flash_backward_call.h"
 #include "attention/cuda/flash_call.h"
+#include "attention/cuda/hopper/forward.h"
 #include "attention/cuda/instances.h"
 #include "attention/cuda/shared_memory.h"
 #include "attention/policies.h"
@@ -84,7 +85,7 @@ struct ForwardWorkspace {
     const bool total = present(p.total_attention);
     unit_q = take(before, p.q.dtype, q);
     unit_k = take(before, p.k.dtype, k);
-    key_norms = take(norms, DType::f32, {k[0], k[1], k[2]});
+    key_norms = take(norms, DType::f32, {k[0], k[1], norm_stride(k[2])});
     query_norms = take(norms && total, DType::f32, {q[0], q[1], q[2]});
     row_state = take(total && !present(p.row_state) && find_normalizer(p.normalizer).row_normalised,
                      DType::f32, {q[0], q[1], q[2]});
@@ -164,14 +165,19 @@ class Flash final : public AttentionImplementation {
     }
     if (work.row_state) p.row_state = work.row_state;
     FlashForwardCall call(ctx, p);
+    const HopperForwardFunction hopper =
+        hopper_forward(ctx, score_of(problem), p.normalizer, p.q.dtype, call);
     for (const auto& [norms, rows, result] :
          {std::tuple{&work.query_norms, &p.q, &call.query_norms},
           std::tuple{&work.key_norms, &p.k, &call.key_norms}})
       if (*norms) {
-        inverse_norms(ctx, norms->as<float>(), *rows);
+        (hopper ? placed_inverse_norms : inverse_norms)(ctx, norms->as<float>(), *rows);
         *result = norms->as<float>();
       }
-    find(problem)->forward(ctx, call);
+    if (hopper)
+      hopper(ctx, call);
+    else
+      find(problem)->forward(ctx, call);
   }
 
   void backward(const Context& ctx, const AttentionProblem& problem) const override {

@@ -1,4 +1,5 @@
 #include "attention/cuda/flash_call.h"
+#include "attention/cuda/hopper/forward.h"
 #include "attention/cuda/mma.cuh"
 #include "attention/score/cosine.h"
 #include "core/cuda/launch.h"
@@ -43,8 +44,8 @@ __device__ void load_chunk(std::uint32_t (&words)[4], const std::uint16_t* row, 
       words[i / 2] |= static_cast<std::uint32_t>(row[chunk * 8 + i]) << (16 * (i % 2));
 }
 
-/// A block per tile of a head's rows.
-template <class T, int lanes>
+/// A block per tile of a head's rows. `placed`: heads lie norm_stride() apart.
+template <class T, int lanes, bool placed>
 __global__ void __launch_bounds__(NormTiles<lanes>::kThreads)
     inverse_norms_kernel(float* out, RowTensor x, int heads, int length, int dim) {
   using Tiles = NormTiles<lanes>;
@@ -71,26 +72,27 @@ __global__ void __launch_bounds__(NormTiles<lanes>::kThreads)
     for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, step);
     const int row = first + i * Tiles::kStep;
     if (chunk == 0 && row < length)
-      out[std::int64_t{head} * length + row] = Cosine::inverse_norm(sum);
+      out[placed ? head * norm_stride(length) + row : std::int64_t{head} * length + row] =
+          Cosine::inverse_norm(sum);
   }
 }
 
-template <class T, int lanes>
+template <class T, int lanes, bool placed>
 void launch_inverse_norms(const Context& ctx, float* out, const Tensor& x) {
   using Tiles = NormTiles<lanes>;
   const std::int64_t tiles = (x.shape[2] + Tiles::kRows - 1) / Tiles::kRows;
   launch(ctx, "inverse norms",
          {dim3(static_cast<unsigned>(tiles * x.shape[0] * x.shape[1])), dim3(Tiles::kThreads)},
-         inverse_norms_kernel<T, lanes>, out, RowTensor(x), static_cast<int>(x.shape[1]),
+         inverse_norms_kernel<T, lanes, placed>, out, RowTensor(x), static_cast<int>(x.shape[1]),
          static_cast<int>(x.shape[2]), static_cast<int>(x.shape[3]));
 }
 
-template <class T>
+template <class T, bool placed>
 void inverse_norms_of(const Context& ctx, float* out, const Tensor& x) {
   const int dim = padded_dim(x.shape[3]);
-  if (dim == 64) launch_inverse_norms<T, 8>(ctx, out, x);
-  if (dim == 128) launch_inverse_norms<T, 16>(ctx, out, x);
-  if (dim == 256) launch_inverse_norms<T, 32>(ctx, out, x);
+  if (dim == 64) launch_inverse_norms<T, 8, placed>(ctx, out, x);
+  if (dim == 128) launch_inverse_norms<T, 16, placed>(ctx, out, x);
+  if (dim == 256) launch_inverse_norms<T, 32, placed>(ctx, out, x);
 }
 
 /// A warp per row, group after group.
@@ -151,7 +153,15 @@ std::int64_t rows_of(const Tensor& x) {
 void inverse_norms(const Context& ctx, float* out, const Tensor& x) {
   const CurrentDevice current(ctx.device);
   if (rows_of(x) == 0) return;
-  (x.dtype == DType::bf16 ? inverse_norms_of<Bf16> : inverse_norms_of<F16>)(ctx, out, x);
+  (x.dtype == DType::bf16 ? inverse_norms_of<Bf16, false> : inverse_norms_of<F16, false>)(ctx, out,
+                                                                                          x);
+}
+
+void placed_inverse_norms(const Context& ctx, float* out, const Tensor& x) {
+  const CurrentDevice current(ctx.device);
+  if (rows_of(x) == 0) return;
+  (x.dtype == DType::bf16 ? inverse_norms_of<Bf16, true> : inverse_norms_of<F16, true>)(ctx, out,
+                                                                                        x);
 }
 
 void unit_groups(const Context& ctx, const Tensor& out, const Tensor& x, int groups) {

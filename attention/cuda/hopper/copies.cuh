@@ -1,0 +1,139 @@
+// The copying warp of the forward for compute capability 9.0: it plans tiles of queries and keeps
+// the stages of Q, K and V full.
+#pragma once
+
+#include <cstring>
+
+#include "attention/cuda/head_parameters.cuh"
+#include "attention/cuda/hopper/copy.cuh"
+#include "attention/cuda/hopper/shape.cuh"
+#include "attention/cuda/hopper/tiles.cuh"
+#include "attention/cuda/visible.cuh"
+
+namespace quietformer::cuda {
+
+template <class S, class N, int dim>
+class HopperCopies {
+  using Shape = HopperShape<S, dim>;
+  using KeyTilesOf = KeyTiles<S, Shape::kKeys>;
+  using Parameters = typename N::template Parameters<float>;
+  static constexpr bool kUnit = Shape::kUnit;
+  static constexpr int kKeys = Shape::kKeys, kHalves = Shape::kHalves;
+
+ public:
+  static __device__ __forceinline__ void run(const HopperForwardCall& all, std::uint32_t shared) {
+    const FlashForwardCall& call = all.call;
+    const int kv_heads = call.heads / call.group;
+    const bool leader = threadIdx.x == 0;
+    typename Shape::QueryRing q;
+    typename Shape::KeyRing kv;
+#pragma unroll 1
+    for (Tiles tiles(all); tiles.next(all);) {
+      wait_for(Shape::q_empty(shared, q.stage), q.parity ^ 1);
+      const TilePlan plan = plan_tile(all, tiles, Shape::plan(shared, q.stage));
+      __syncwarp();
+      const int first_row = plan.tile * Shape::kRows, kv_head = plan.head / call.group;
+      if (leader) {
+        const std::uint32_t q_full = Shape::q_full(shared, q.stage);
+        arrive_expecting(q_full, S::pairs * Shape::kQueryBytes);
+        std::uint32_t to = shared + Shape::kQ + q.stage * S::pairs * Shape::kQueryBytes;
+#pragma unroll 1
+        for (int pair = 0; pair < S::pairs; ++pair)
+#pragma unroll 1
+          for (int group = 0; group < Shape::kGroups; ++group)
+            for (int half = 0; half < kHalves; ++half, to += 64 * 128)
+              copy_box(to, all.q[pair], half * 64, first_row + group * 64, plan.head, plan.batch,
+                       q_full);
+      }
+      q.next();
+      const float* const norms =
+          call.key_norms + (std::int64_t{plan.batch} * kv_heads + kv_head) * norm_stride(call.keys);
+#pragma unroll 1
+      for (KeyTilesOf keys(plan); keys.next(); kv.next()) {
+        const std::uint32_t k = shared + Shape::kK + kv.stage * Shape::kKeyBytes,
+                            v = shared + Shape::kV + kv.stage * Shape::kKeyBytes,
+                            k_full = Shape::k_full(shared, kv.stage),
+                            v_full = Shape::v_full(shared, kv.stage);
+        wait_for(Shape::k_empty(shared, kv.stage), kv.parity ^ 1);
+        if (leader) {
+          arrive_expecting(k_full, Shape::kKeyBytes + Shape::kNormBytes);
+          for (int half = 0; half < kHalves; ++half)
+            copy_box(k + half * kKeys * 128, all.k[keys.pair], half * 64, keys.first, kv_head,
+                     plan.batch, k_full);
+          if constexpr (kUnit)
+            copy_bytes(shared + Shape::kNorms + kv.stage * Shape::kNormBytes, norms + keys.first,
+                       Shape::kNormBytes, k_full);
+        }
+        wait_for(Shape::v_empty(shared, kv.stage), kv.parity ^ 1);
+        if (leader) {
+          arrive_expecting(v_full, Shape::kKeyBytes);
+          for (int half = 0; half < kHalves; ++half)
+            copy_box(v + half * kKeys * 128, all.v, half * 64, keys.first, kv_head, plan.batch,
+                     v_full);
+        }
+      }
+    }
+    wait_for(Shape::q_empty(shared, q.stage), q.parity ^ 1);
+    if (leader) {
+      store_plan(Shape::plan(shared, q.stage), {-1, 0, 0, 0, {}, {}});
+      arrive(Shape::q_full(shared, q.stage));
+    }
+  }
+
+ private:
+  /// Plans a tile of queries for everybody: lanes compute what groups would compute one by one.
+  static __device__ __forceinline__ TilePlan plan_tile(const HopperForwardCall& all,
+                                                       const Tiles& tiles, std::uint32_t to) {
+    const FlashForwardCall& call = all.call;
+    const int lane = static_cast<int>(threadIdx.x), first_row = tiles.tile * Shape::kRows;
+    constexpr int kParts = Shape::kGroups * S::pairs;
+    static_assert(kParts <= 16);
+    const bool group = lane < 16;  // lanes 16 and 17: all rows
+    const int pair = lane % S::pairs;
+    const FlashSequence sequence{tiles.batch, tiles.batch, 0, call.queries, 0, call.keys, 0};
+    const auto reach = VisibleKeys<S>::template reach<false>(
+        call, sequence, pair, first_row + (group ? lane / S::pairs * 64 : 0),
+        group ? 64 : Shape::kRows);
+    if (lane < kParts)
+      store_shared(to + Shape::kReaches + lane * 16, {word(reach.begin), word(reach.end),
+                                                      word(reach.all_begin), word(reach.all_end)});
+    TilePlan plan{tiles.tile, tiles.head, tiles.batch, 0, {}, {}};
+#pragma unroll
+    for (int i = 0; i < S::pairs; ++i) {
+      const int begin = __shfl_sync(0xFFFFFFFFu, reach.begin, 16 + i),
+                end = __shfl_sync(0xFFFFFFFFu, reach.end, 16 + i);
+      plan.begin[i] = begin / kKeys * kKeys;
+      plan.end[i] = end > begin ? end : plan.begin[i];
+    }
+    if (lane == 31) {
+      store_plan(to, plan);
+      const auto parameters = load_parameters<N, float>(call, tiles.head);
+      store_shared(to + Shape::kParameters, words_of(parameters));
+    }
+    return plan;
+  }
+
+  static __device__ __forceinline__ std::uint32_t word(int value) {
+    return static_cast<std::uint32_t>(value);
+  }
+  static __device__ __forceinline__ void store_plan(std::uint32_t to, const TilePlan& plan) {
+    store_shared(to, {word(plan.tile), word(plan.head), word(plan.batch), 0});
+    store_shared(to + 16,
+                 {word(plan.begin[0]), word(plan.begin[1]), word(plan.end[0]), word(plan.end[1])});
+  }
+
+  struct Words {
+    std::uint32_t word[4];
+  };
+  static __device__ __forceinline__ Words words_of(const Parameters& parameters) {
+    static_assert(sizeof(Parameters) <= 16);
+    Words words{};
+    memcpy(words.word, &parameters, sizeof(parameters));
+    return words;
+  }
+  static __device__ __forceinline__ void store_shared(std::uint32_t to, const Words& words) {
+    cuda::store_shared(to, words.word);
+  }
+};
+
+}  // namespace quietformer::cuda

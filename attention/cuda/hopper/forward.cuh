@@ -1,0 +1,329 @@
+// Forward of `flash` for compute capability 9.0. A block is a warpgroup that copies and two that
+// compute, each 64 query rows of a tile of 128, over tiles of 128 keys; it stays on its
+// multiprocessor and takes tile after tile of queries (Tiles), so that copies for the next one
+// start while the last one finishes.
+//
+//   the copying warp             a computing warpgroup
+//     for tiles of queries         for tiles of queries
+//       wait until Q is free         wait for Q
+//       start Q                      S = Q K^T of the first keys, and their weights
+//       for tiles of keys            for the other tiles of keys
+//         wait until K is free         start S = Q K^T
+//         start K                      start O += P V of the keys before
+//         wait until V is free         wait for S; K is free
+//         start V                      weights of S, while P V is computed
+//                                      wait for P V; V is free
+//                                      O * factor where the maximum has risen; P = weights
+//                                    O += P V of the last
+//                                    Q is free; O * scale, statistics
+//
+// copies.cuh has the copying warp, scores.cuh what happens between the two products.
+//
+// P stays in registers: fragments of C are fragments of A. Hidden keys, row state and weights are
+// those of the portable kernel (flash_forward.cuh): what it says about visible keys and the two
+// pairs of a score holds here. A row's reference follows its maximum once that is e^8 above it:
+// rescaling O is rare, and f16 holds e^8.
+//
+// Sources: Shah et al., FlashAttention-3, arXiv 2407.08608 (warpgroups with roles, weights under
+// the products of the tile before); PTX ISA, wgmma, cp.async.bulk.tensor, mbarrier.
+#pragma once
+
+#include <cstring>
+
+#include "attention/cuda/hopper/copies.cuh"
+#include "attention/cuda/hopper/scores.cuh"
+#include "attention/cuda/hopper/wgmma.cuh"
+
+namespace quietformer::cuda {
+
+template <class S, class N, class T, int dim>
+class HopperForward : HopperScores<S, N, T, dim> {
+  static_assert(!N::row_normalised || !N::weights_need_final_row);
+  using Base = HopperScores<S, N, T, dim>;
+  using Base::kHidden, Base::kKeys, Base::kUnit;
+  using Base::lane_, Base::group_, Base::warp_, Base::call_, Base::head_, Base::batch_,
+      Base::first_row_, Base::begin_, Base::end_, Base::all_begin_, Base::all_end_,
+      Base::parameters_, Base::row_scale_, Base::partial_, Base::factor_;
+  using Base::of_pair, Base::pack, Base::scale_columns, Base::stay_behind_weights, Base::weigh_tile;
+  using typename Base::KeyTilesOf;
+  using typename Base::Partial;
+  using typename Base::Row;
+  using typename Base::Scores;
+  using typename Base::Shape;
+  using typename Base::Weights;
+  static constexpr int kHalves = Shape::kHalves;
+
+ public:
+  static __device__ __forceinline__ void run(const HopperForwardCall& all, std::uint32_t shared) {
+    if (threadIdx.x == 0) {
+      const int computing = Shape::kGroups * 4;  // warps
+      for (int stage = 0; stage < Shape::kQueryStages; ++stage) {
+        start_barrier(Shape::q_full(shared, stage), 1);
+        start_barrier(Shape::q_empty(shared, stage), computing);
+      }
+      for (int stage = 0; stage < Shape::kKeyStages; ++stage) {
+        start_barrier(Shape::k_full(shared, stage), 1);
+        start_barrier(Shape::k_empty(shared, stage), computing);
+        start_barrier(Shape::v_full(shared, stage), 1);
+        start_barrier(Shape::v_empty(shared, stage), computing);
+      }
+      fence_barriers();
+    }
+    __syncthreads();
+    if (threadIdx.x < 128) {
+      keep_registers<Shape::kCopyRegisters>();
+      if (threadIdx.x < 32) HopperCopies<S, N, dim>::run(all, shared);
+    } else {
+      take_registers<Shape::kRegisters>();
+      HopperForward(all.call, shared).compute_all();
+    }
+  }
+
+ private:
+  __device__ __forceinline__ HopperForward(const FlashForwardCall& call, std::uint32_t shared)
+      : Base(call), shared_(shared) {}
+
+  __device__ __forceinline__ void compute_all() {
+#pragma unroll 1
+    for (;; q_.next()) {
+      wait_for(Shape::q_full(shared_, q_.stage), q_.parity);
+      const std::uint32_t at = Shape::plan(shared_, q_.stage);
+      std::uint32_t words[4];
+      load_shared(words, at);
+      const int tile = static_cast<int>(words[0]);
+      if (tile < 0) return;
+      head_ = static_cast<int>(words[1]), batch_ = static_cast<int>(words[2]);
+      first_row_ = tile * Shape::kRows + group_ * 64 + warp_ * 16;
+      load_shared(words, at + Shape::kParameters);
+      memcpy(&parameters_, words, sizeof(parameters_));
+#pragma unroll
+      for (int pair = 0; pair < S::pairs; ++pair) {
+        load_shared(words, at + Shape::kReaches + (group_ * S::pairs + pair) * 16);
+        begin_[pair] = static_cast<int>(words[0]), end_[pair] = static_cast<int>(words[1]);
+        all_begin_[pair] = static_cast<int>(words[2]), all_end_[pair] = static_cast<int>(words[3]);
+      }
+      load_shared(words, at + 16);
+      const TilePlan plan{tile,
+                          head_,
+                          batch_,
+                          0,
+                          {static_cast<int>(words[0]), static_cast<int>(words[1])},
+                          {static_cast<int>(words[2]), static_cast<int>(words[3])}};
+#pragma unroll
+      for (auto& block : o_)
+#pragma unroll
+        for (float& value : block) value = 0;
+      partial_[0] = partial_[1] = Partial{};
+      queries_ = shared_ + Shape::kQ + q_.stage * S::pairs * Shape::kQueryBytes +
+                 group_ * Shape::kGroupBytes;
+      if constexpr (kUnit) load_row_scales();
+      add_keys(KeyTilesOf(plan));
+      finish();
+      fence_before_boxes();
+      __syncwarp();
+      if (lane_ == 0) arrive(Shape::q_empty(shared_, q_.stage));
+    }
+  }
+
+  __device__ __forceinline__ void load_row_scales() {
+    // Two lanes a row, half of its chunks each.
+    const int row = warp_ * 16 + lane_ / 2;
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < dim / 16; ++i) {
+      const int chunk = lane_ % 2 * (dim / 16) + i;
+      std::uint32_t words[4];
+      load_shared(words, query_chunk(row, chunk));
+#pragma unroll
+      for (const std::uint32_t word : words) {
+        sum += T::low(word) * T::low(word);
+        sum += T::high(word) * T::high(word);
+      }
+    }
+    sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
+    const float inverse = call_.scale * S::inverse_norm(sum);
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+      row_scale_[r] = __shfl_sync(0xFFFFFFFFu, inverse, (r * 8 + lane_ / 4) * 2);
+  }
+
+  /// Of this group's rows of Q in shared memory, 16 bytes.
+  __device__ __forceinline__ std::uint32_t query_chunk(int row, int chunk) const {
+    return queries_ + static_cast<std::uint32_t>(chunk / 8 * (64 * 128) + row * 128 +
+                                                 ((chunk ^ row) & 7) * 16);
+  }
+
+  __device__ __forceinline__ void add_keys(KeyTilesOf keys) {
+    if (!next(keys)) return;
+    Scores s;
+    Weights p;
+    typename Shape::KeyRing v = kv_;  // of the tile whose weights are P
+    start_scores(s, keys.pair);
+    wait_for_products<0>();
+    keep_in_place(s);
+    free_keys(s);
+    weigh_tile(s, keys);
+    pack(p, s);
+#pragma unroll 1
+    while (next(keys)) {
+      const typename Shape::KeyRing now = kv_;
+      start_scores(s, keys.pair);
+      start_values(p, v);
+      wait_for_products<1>();
+      keep_in_place(s);
+      free_keys(s);
+      const bool rescale = weigh_tile(s, keys);
+      keep_in_place(s);
+      stay_behind_weights(s);
+      wait_for_products<0>();
+      keep_in_place(o_);
+      release(Shape::v_empty(shared_, v.stage));
+      v = now;
+      if (rescale) rescale_output();
+      pack(p, s);
+    }
+    start_values(p, v);
+    wait_for_products<0>();
+    keep_in_place(o_);
+    release(Shape::v_empty(shared_, v.stage));
+  }
+
+  /// Moves on to a tile that some row of the group sees. Others are given back as they come: not
+  /// before, or an arrival would count for the round before.
+  __device__ __forceinline__ bool next(KeyTilesOf& keys) {
+    while (keys.next()) {
+      if (keys.first < of_pair(end_, keys) && keys.first + kKeys > of_pair(begin_, keys))
+        return true;
+      wait_for(Shape::k_full(shared_, kv_.stage), kv_.parity);
+      release(Shape::k_empty(shared_, kv_.stage));
+      wait_for(Shape::v_full(shared_, kv_.stage), kv_.parity);
+      release(Shape::v_empty(shared_, kv_.stage));
+      kv_.next();
+    }
+    return false;
+  }
+
+  __device__ __forceinline__ void release(std::uint32_t barrier) const {
+    if (lane_ == 0) arrive(barrier);
+  }
+
+  /// S = Q K^T of the stage that kv_ names.
+  __device__ __forceinline__ void start_scores(Scores& s, int pair) const {
+    wait_for(Shape::k_full(shared_, kv_.stage), kv_.parity);
+    const std::uint32_t keys = shared_ + Shape::kK + kv_.stage * Shape::kKeyBytes;
+    const std::uint32_t a = tile_descriptor(queries_ + pair * Shape::kQueryBytes),
+                        b = tile_descriptor(keys);
+    fence_products();
+#pragma unroll
+    for (int half = 0; half < kHalves; ++half)
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        Warpgroup<T>::multiply(s, a + (half * (64 * 128) + k * 32) / 16,
+                               b + (half * (kKeys * 128) + k * 32) / 16, half + k);
+    commit_products();
+  }
+
+  /// O += P V.
+  __device__ __forceinline__ void start_values(const Weights& p, const typename Shape::KeyRing& v) {
+    wait_for(Shape::v_full(shared_, v.stage), v.parity);
+    const std::uint32_t b =
+        tile_descriptor(shared_ + Shape::kV + v.stage * Shape::kKeyBytes, kKeys * 128);
+    fence_products();
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k) Warpgroup<T>::add(o_, p[k], b + k * (16 * 128) / 16);
+    commit_products();
+  }
+
+  /// Of finished products, whose keys nobody in the warp reads any more.
+  __device__ __forceinline__ void free_keys(Scores& s) {
+    if constexpr (kUnit) scale_columns(s, shared_ + Shape::kNorms + kv_.stage * Shape::kNormBytes);
+    release(Shape::k_empty(shared_, kv_.stage));
+    kv_.next();
+  }
+
+  __device__ __forceinline__ void rescale_output() {
+#pragma unroll
+    for (auto& block : o_) {
+      block[0] *= factor_[0], block[1] *= factor_[0];
+      block[2] *= factor_[1], block[3] *= factor_[1];
+    }
+  }
+
+  // --- results ---
+
+  __device__ __forceinline__ void finish() {
+    float scale[2] = {1, 1};
+    if constexpr (N::row_normalised) {
+      // Lanes 0 and 1 of the four that share rows see to a row each.
+      float sum = 0, reference = kHidden;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float row_sum = N::term_sum(partial_[r]);
+        row_sum += __shfl_xor_sync(0xFFFFFFFFu, row_sum, 1);
+        row_sum += __shfl_xor_sync(0xFFFFFFFFu, row_sum, 2);
+        const bool mine = lane_ % 4 == r;
+        sum = mine ? row_sum : sum;
+        reference = mine ? N::reference(partial_[r]) : reference;
+      }
+      Partial own = N::prepared(reference);
+      N::add(own, sum);
+      const float own_scale = N::scale(own, parameters_);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) scale[r] = __shfl_sync(0xFFFFFFFFu, own_scale, lane_ / 4 * 4 + r);
+      if (lane_ % 4 < 2) write_row(first_row_ + lane_ % 4 * 8 + lane_ / 4, own, sum * own_scale);
+    }
+    write_output(scale);
+  }
+
+  __device__ __forceinline__ void write_row(int i, const Partial& partial, float row_sum) const {
+    if (i >= call_.queries) return;
+    const std::int64_t at = (std::int64_t{batch_} * call_.heads + head_) * call_.queries + i;
+    const Row row = N::finish(partial, parameters_);
+    if (call_.row_sum != nullptr) call_.row_sum[at] = row_sum;
+    if (call_.row_state != nullptr) call_.row_state[at] = N::saved(row);
+    if (call_.lse == nullptr && call_.lse_scores == nullptr && call_.sink_mass == nullptr) return;
+    const RowOutputs<float> outputs = N::outputs(partial, row, parameters_);
+    if (call_.lse != nullptr) call_.lse[at] = outputs.lse;
+    if (call_.lse_scores != nullptr) call_.lse_scores[at] = outputs.lse_scores;
+    if (call_.sink_mass != nullptr) call_.sink_mass[at] = outputs.sink_mass;
+  }
+
+  /// Through the warp's rows of Q, which all products of the group are done with, so that rows
+  /// leave in whole chunks.
+  __device__ __forceinline__ void write_output(const float (&scale)[2]) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+#pragma unroll
+      for (int n = 0; n < dim / 8; ++n)
+        store_shared(query_chunk(warp_ * 16 + r * 8 + lane_ / 4, n) + lane_ % 4 * 4,
+                     T::pack(o_[n][r * 2] * scale[r], o_[n][r * 2 + 1] * scale[r]));
+    __syncwarp();
+    std::uint16_t* const rows = call_.o.rows(batch_, head_) + first_row_ * call_.o.row;
+#pragma unroll 4
+    for (int i = lane_; i < 16 * (dim / 8); i += 32) {
+      const int row = i / (dim / 8), chunk = i % (dim / 8);
+      if (first_row_ + row >= call_.queries || chunk * 8 >= call_.value_dim) continue;
+      std::uint32_t words[4];
+      load_shared(words, query_chunk(warp_ * 16 + row, chunk));
+      *reinterpret_cast<uint4*>(rows + row * call_.o.row + chunk * 8) =
+          make_uint4(words[0], words[1], words[2], words[3]);
+    }
+  }
+
+  const std::uint32_t shared_;
+  typename Shape::QueryRing q_;
+  typename Shape::KeyRing kv_;
+  std::uint32_t queries_;  // the group's rows of Q in shared memory
+  float o_[dim / 8][4];
+};
+
+template <class S, class N, class T, int dim>
+__global__ void __launch_bounds__(HopperShape<S, dim>::kThreads, 1)
+    hopper_forward_kernel(const __grid_constant__ HopperForwardCall call) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(1024) unsigned char shared[];
+  HopperForward<S, N, T, dim>::run(call, shared_address(shared));
+#endif
+}
+
+}  // namespace quietformer::cuda

@@ -1,0 +1,45 @@
+// How a forward kernel for compute capability 9.0 is started.
+#pragma once
+
+#include <algorithm>
+
+#include "attention/cuda/hopper/forward.cuh"
+#include "core/cuda/launch.h"
+
+namespace quietformer::cuda {
+
+template <class S, int dim>
+void launch_hopper_forward(const Context& ctx, const FlashForwardCall& call,
+                           void (*kernel)(HopperForwardCall)) {
+  using Shape = HopperShape<S, dim>;
+  const CurrentDevice current(ctx.device);
+  HopperForwardCall all{call, {}, {}, {}, 0, false};
+  all.tiles = (call.queries + Shape::kRows - 1) / Shape::kRows;
+  const std::int64_t heads = std::int64_t{call.heads} * call.batch;
+  const int most = multiprocessors(ctx.device);
+  // Rows that see different numbers of keys.
+  const bool uneven = call.band.keys(0).size() != call.band.keys(call.queries - 1).size();
+  all.paired = uneven && (all.tiles + 1) / 2 * heads >= most;
+  const std::int64_t items = (all.paired ? (all.tiles + 1) / 2 : all.tiles) * heads;
+  if (items == 0) return;
+  const std::int64_t kv_heads = call.heads / call.group;
+  const auto map = [&](const RowTensor& x, std::int64_t count, std::int64_t length, int features,
+                       int box_rows) {
+    return tensor_map(x.data, {call.batch, count, length, features}, {x.batch, x.head, x.row},
+                      box_rows, ctx.device);
+  };
+  for (int pair = 0; pair < S::pairs; ++pair) {
+    all.q[pair] = map(call.q[pair], call.heads, call.queries, call.dim, 64);
+    all.k[pair] = map(call.k[pair], kv_heads, call.keys, call.dim, Shape::kKeys);
+  }
+  all.v = map(call.v, kv_heads, call.keys, call.value_dim, Shape::kKeys);
+  check_cuda(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
+      "attention forward", ctx.device);
+  launch(ctx, "attention forward",
+         {dim3(static_cast<unsigned>(std::min<std::int64_t>(items, most))), dim3(Shape::kThreads),
+          Shape::kBytes},
+         kernel, all);
+}
+
+}  // namespace quietformer::cuda

@@ -1,0 +1,70 @@
+// Which tiles of queries and keys a block of the forward for compute capability 9.0 works on.
+#pragma once
+
+#include "attention/cuda/hopper/forward.h"
+
+namespace quietformer::cuda {
+
+/// The tiles of queries that a block computes, the same for all its warps. Tiles that see more keys
+/// come with tiles that see fewer when `paired`, so that all blocks have the same to do.
+class Tiles {
+ public:
+  __device__ __forceinline__ explicit Tiles(const HopperForwardCall& call)
+      : per_head_(call.paired ? (call.tiles + 1) / 2 : call.tiles),
+        count_(per_head_ * call.call.heads * call.call.batch),
+        item_(static_cast<int>(blockIdx.x)) {}
+
+  int tile = 0, head = 0, batch = 0;
+
+  __device__ __forceinline__ bool next(const HopperForwardCall& call) {
+    if (second_) {
+      tile = call.tiles - 1 - tile;
+      second_ = false;
+      return true;
+    }
+    if (item_ >= count_) return false;
+    const int at = item_ % per_head_, of = item_ / per_head_;
+    head = of % call.call.heads, batch = of / call.call.heads;
+    tile = call.tiles - 1 - at;
+    second_ = call.paired && tile != at;
+    item_ += static_cast<int>(gridDim.x);
+    return true;
+  }
+
+ private:
+  int per_head_, count_, item_;
+  bool second_ = false;
+};
+
+/// A tile of queries, as the copying warp tells the others.
+struct TilePlan {
+  int tile, head, batch;  // tile -1: there is no other
+  int unused;
+  int begin[2], end[2];  // keys that its rows see in each pair; begin: of a tile
+};
+
+/// The tiles of keys that a tile of queries looks at, pair by pair.
+template <class S, int kKeys>
+class KeyTiles {
+ public:
+  __device__ __forceinline__ explicit KeyTiles(const TilePlan& plan)
+      : first(plan.begin[0] - kKeys),
+        end_(plan.end[0]),
+        far_begin_(plan.begin[1]),
+        far_end_(plan.end[1]) {}
+
+  int pair = 0, first;
+
+  __device__ __forceinline__ bool next() {
+    first += kKeys;
+    if (first < end_) return true;
+    if (S::pairs == 1 || pair == 1) return false;
+    pair = 1, first = far_begin_, end_ = far_end_;
+    return first < end_;
+  }
+
+ private:
+  int end_, far_begin_, far_end_;
+};
+
+}  // namespace quietformer::cuda
