@@ -172,6 +172,8 @@ void check_attention(const ModelConfig& model, const AttentionSettings& attentio
   // What is learned is the sink logit ln n.
   if (attention.n.kind == Kind::learned) check_positive("attention.n.init", attention.n.init);
   check_head_parameter("attention.sigmoid_bias", attention.sigmoid_bias, model.heads, check_finite);
+  find_gate(attention.gate);
+  check_finite("attention.gate_bias", attention.gate_bias);
   if (attention.causal == is_encoder(model))
     throw InputError(
         fmt::format("attention.causal: found {}, expected {}: model.type {} {}", attention.causal,
@@ -255,6 +257,11 @@ PositionKind find_position(std::string_view value) {
                                                    {"rotary", PositionKind::rotary},
                                                    {"none", PositionKind::none}};
   return find("model.position", value, kTable);
+}
+
+GateKind find_gate(std::string_view value) {
+  static constexpr Named<GateKind> kTable[] = {{"none", GateKind::none}, {"head", GateKind::head}};
+  return find("attention.gate", value, kTable);
 }
 
 std::optional<NormKind> find_qk_norm(std::string_view value) {

@@ -135,6 +135,8 @@ struct AttentionSettings {
   std::string normalizer = "softmax_n";  // a name of normalizers()
   HeadParameterConfig n = HeadParameterConfig::fixed(1.0);
   HeadParameterConfig sigmoid_bias = HeadParameterConfig::minus_log_context();
+  std::string gate = "none";  // none, head: each head's output times a gate that its token sets
+  double gate_bias = 0;       // head: where the gate's bias starts
   bool causal = true;
   std::array<std::int64_t, 2> window{-1, -1};  // keys to the left and right; -1: unlimited
   bool alibi = false;
@@ -161,6 +163,8 @@ struct AttentionSettings {
     v.field("normalizer", self.normalizer);
     v.field("n", self.n);
     v.field("sigmoid_bias", self.sigmoid_bias);
+    v.field("gate", self.gate);
+    v.field("gate_bias", self.gate_bias);
     v.field("causal", self.causal);
     v.field("window", self.window);
     v.field("alibi", self.alibi);
@@ -212,6 +216,7 @@ enum class MlpKind : std::uint8_t { gelu, gelu_erf, swiglu };
 enum class NormKind : std::uint8_t { layernorm, rmsnorm, l2 };  // l2: qk_norm only
 enum class NormStructure : std::uint8_t { pre, post, hybrid };
 enum class PositionKind : std::uint8_t { learned, sinusoidal, rotary, none };
+enum class GateKind : std::uint8_t { none, head };
 
 /// The enum of a value; throws InputError naming the key, the value and the known values.
 ModelKind find_model(std::string_view value);
@@ -219,6 +224,7 @@ MlpKind find_mlp(std::string_view value);
 NormKind find_norm(std::string_view value);
 NormStructure find_norm_structure(std::string_view value);
 PositionKind find_position(std::string_view value);
+GateKind find_gate(std::string_view value);
 std::optional<NormKind> find_qk_norm(std::string_view value);  // "none": nullopt
 
 /// Whether a model guesses masked tokens and looks both ways (bert, roberta).

@@ -91,8 +91,11 @@ void change(AttentionSettings& settings, const ConfigValue& tree) {
   reader.finish();
 }
 
+// What surgery adds is the same for every token at first: a gate's weight starts at zero, so that
+// attention.gate_bias alone says how far the gate is open.
 SourceParameter constant_parameter(const Parameter& parameter) {
-  const auto value = static_cast<float>(parameter.init.value);
+  const auto value =
+      static_cast<float>(parameter.init.kind == Init::Kind::constant ? parameter.init.value : 0.0);
   return {parameter.name, DType::f32, parameter.shape,
           [value, count = parameter.shape.count()](const Context&, void* out) {
             for (std::int64_t i = 0; i < count; ++i)
@@ -138,7 +141,7 @@ SurgeryReport apply_surgery(ModelSource& model, const SurgeryRequest& request) {
       parameters.push_back(*from);
       continue;
     }
-    QF_EXPECTS(is_head_parameter(parameter.name) && parameter.init.kind == Init::Kind::constant);
+    QF_EXPECTS(is_head_parameter(parameter.name));
     parameters.push_back(constant_parameter(parameter));
     report.started.push_back(parameter.name);
   }

@@ -62,11 +62,14 @@ TEST(Gpt, ParameterNamesAreTheCheckpointsContract) {
           "blocks.0.mlp.gate.weight", "blocks.0.mlp.down.weight", "norm.weight", "head.weight"}));
   attention.normalizer = "sigmoid";
   attention.sigmoid_bias = HeadParameterConfig::learned(-3);
+  attention.gate = "head";
   model.norm_structure = "post";
   const std::vector<std::string> names = names_of(model, attention);
   const std::set<std::string> known(names.begin(), names.end());
   EXPECT_EQ(known.count("blocks.0.attention.sigmoid_bias"), 1u);
   EXPECT_EQ(known.count("blocks.0.attention.sink_logit"), 0u);
+  EXPECT_EQ(known.count("blocks.0.attention.gate.weight"), 1u);
+  EXPECT_EQ(known.count("blocks.0.attention.gate.bias"), 1u);
   EXPECT_EQ(known.count("norm.weight"), 0u);  // post: the last block ends in a norm
 }
 

@@ -96,6 +96,9 @@ std::vector<Refusal> attention_refusals() {
       {[=](M&, A& a) { a.sigmoid_bias = H::fixed(inf); }, "attention.sigmoid_bias: found inf"},
       {[=](M&, A& a) { a.sigmoid_bias = H::learned(inf); },
        "attention.sigmoid_bias.init: found inf"},
+      {[](M&, A& a) { a.gate = "token"; },
+       "attention.gate: found 'token', expected one of none, head"},
+      {[=](M&, A& a) { a.gate_bias = -inf; }, "attention.gate_bias: found -inf"},
       {[](M&, A& a) { a.causal = false; }, "attention.causal: found false, expected true"},
       {[](M&, A& a) {
          a.window = {-2, 0};
@@ -176,8 +179,8 @@ TEST(ModelConfig, VisitNamesTheDocumentedKeysInOrder) {
           "layer_scale",    "dropout",     "norm_eps",      "rotary_base", "init_std"}));
   EXPECT_EQ(attention.names,
             (std::vector<std::string>{"score", "scale", "groups", "threshold", "normalizer", "n",
-                                      "sigmoid_bias", "causal", "window", "alibi", "dropout",
-                                      "implementation", "overrides"}));
+                                      "sigmoid_bias", "gate", "gate_bias", "causal", "window",
+                                      "alibi", "dropout", "implementation", "overrides"}));
 }
 
 TEST(ModelConfig, ReaderAndWriterUnderstandIt) {

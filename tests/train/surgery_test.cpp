@@ -86,6 +86,32 @@ TEST(Surgery, StartsALearnedSinkWhereAsked) {
   EXPECT_EQ(report.dropped, std::vector<std::string>{"blocks.1.attention.sink_logit"});
 }
 
+// An added gate looks at no token yet: its bias scales every head alike, and a large one leaves the
+// model as it was, also in transformers' layout.
+TEST(Surgery, AddsAnOpenGate) {
+  for (const std::string& folder : model_folders()) {
+    SCOPED_TRACE(folder);
+    const test::ScratchFolder scratch;
+    ModelSource model = open(folder);
+    const std::vector<double> before = logits_of(model);
+    const SurgeryReport report = apply_surgery(model, request({"gate=head", "gate_bias=40"}, "1"));
+    EXPECT_EQ(report.started, (std::vector<std::string>{"blocks.1.attention.gate.weight",
+                                                        "blocks.1.attention.gate.bias"}));
+    EXPECT_EQ(logits_of(model), before);
+    write_native({}, scratch / "model.h5", model);
+    write_hf_directory({}, scratch / "there", model, architecture_of(model));
+    for (const char* copy : {"model.h5", "there"}) {
+      ModelSource again = open_model(scratch / copy);
+      EXPECT_EQ(logits_of(again), before);
+      EXPECT_EQ(apply_surgery(again, request({"gate=none"})).dropped, report.started);
+      EXPECT_EQ(logits_of(again), before);
+    }
+    ModelSource closed = open(folder);
+    apply_surgery(closed, request({"gate=head", "gate_bias=-1"}));
+    EXPECT_NE(logits_of(closed), before);
+  }
+}
+
 TEST(Surgery, RefusesWhatTheWeightsDoNotAllow) {
   const ModelSource source = open(fixture("gpt2-tiny"));
   const auto refusal = [&](std::vector<std::string> changes, const std::string& layers = "*") {

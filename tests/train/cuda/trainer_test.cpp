@@ -181,6 +181,7 @@ std::vector<RunConfig> changing_runs() {
     runs.push_back(config);
     config.model.dropout = 0.1, config.attention.dropout = 0.2;
     config.attention.n = HeadParameterConfig::scheduled(0, 2, 8);
+    config.attention.gate = "head";
     config.train.accumulate = 3;
     runs.push_back(config);
   }
