@@ -34,7 +34,7 @@ void fill_alibi_slopes(const Tensor& slopes);
 /// `path.out` (C, H D); with qk_norm `path.q_norm`, `path.k_norm` (D), shared by heads and applied
 /// before rotation; learned head parameters (head_parameters.h). The input must stay unchanged
 /// until backward. Probes: path.context (before the out projection), path.output, and when wanted
-/// path.sink_mass and path.row_sum (B,H,T).
+/// path.sink_mass and path.row_sum (B,H,T); record_attention() as `path`.
 class SelfAttention {
  public:
   /// `model` is resolved; `layer` keys the dropout stream; `rotary` is there when model.position is
