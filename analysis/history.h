@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "analysis/activation_statistics.h"
+#include "analysis/final_results.h"
 #include "analysis/weight_statistics.h"
 
 namespace quietformer {
@@ -32,8 +33,9 @@ class StatisticsHistory {
   /// from a checkpoint goes on from there.
   void cut_back(std::int64_t last_step);
 
-  /// Replaces the file atomically. RunError when it cannot be written.
-  void write(const std::string& path) const;
+  /// Replaces the file atomically, with a group `final` if there is something to put there; load()
+  /// passes over it. RunError when it cannot be written.
+  void write(const std::string& path, const FinalResults* final = nullptr) const;
   /// InputError when the file is damaged or something else.
   static StatisticsHistory load(const std::string& path);
 

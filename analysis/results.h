@@ -3,6 +3,9 @@
 //   {"loss": {SPLIT: nats per token}, "bits_per_byte": {SPLIT: ...},      (byte models)
 //    "sink_mass": mean over layers, "row_sum": ...,                        (where recorded)
 //    "activations": {SITE: {n_samples, kurtosis, skewness, variance, mean, max_abs, ...}},
+//    "outlier_dimensions": {"count", "channels", "layers", "positions"},   (of FinalResults, and
+//    "attention": {LAYER: {"first_token_mass", "row_sum", "sink_mass", "entropy"}},    where there
+//                                                   are some, "histogram" of the activations too)
 //    "weights": {PARAMETER: {n_weights, kurtosis, skewness, variance, mean, max_abs, ...}}}
 //
 // The quantities are those of analysis/quantities.h. A number that is not finite is null, with one
@@ -14,6 +17,7 @@
 #include <vector>
 
 #include "analysis/activation_statistics.h"
+#include "analysis/final_results.h"
 #include "analysis/weight_statistics.h"
 
 namespace quietformer {
@@ -28,6 +32,7 @@ struct RunResults {
   bool bytes = false;  // a token is a byte: report bits per byte
   std::span<const SiteStatistics> activations;
   std::span<const WeightStatistics> weights;
+  const FinalResults* final = nullptr;
 };
 
 /// Replaces `path` atomically. RunError when it cannot be written.

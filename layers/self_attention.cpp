@@ -326,6 +326,7 @@ void SelfAttention::forward(const Context& ctx, const Tensor& y, const Tensor& x
   if (row_normalised_ && wanted(sink_mass_name_)) p.sink_mass = fit(sink_mass_, per_row);
   if (wanted(row_sum_name_)) p.row_sum = fit(row_sum_, per_row);
   implementation_->forward(ctx, p);
+  if (ctx.probes != nullptr) ctx.probes->record_attention(ctx, path_, p);
 
   Tensor context = rows(Memory::slots, context_, heads_ * head_dim_, shape_);
   if (gate_) {

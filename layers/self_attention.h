@@ -36,7 +36,7 @@ void fill_alibi_slopes(const Tensor& slopes);
 /// before rotation; learned head parameters (head_parameters.h); with attention.gate head those of
 /// the gate, `path.gate` (attention_gate.h). The input must stay unchanged until backward. Probes:
 /// path.context (what the out projection reads), path.output, with a gate path.gate (B,T,H), and
-/// when wanted path.sink_mass and path.row_sum (B,H,T).
+/// when wanted path.sink_mass and path.row_sum (B,H,T); record_attention() as `path`.
 class SelfAttention {
  public:
   /// `model` is resolved; `layer` keys the dropout stream; `rotary` is there when model.position is
