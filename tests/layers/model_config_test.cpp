@@ -96,6 +96,13 @@ std::vector<Refusal> attention_refusals() {
       {[=](M&, A& a) { a.sigmoid_bias = H::fixed(inf); }, "attention.sigmoid_bias: found inf"},
       {[=](M&, A& a) { a.sigmoid_bias = H::learned(inf); },
        "attention.sigmoid_bias.init: found inf"},
+      {[](M&, A& a) { a.gamma = H::fixed(0.1); },
+       "attention.gamma: found 0.1, expected zero or a negative number"},
+      {[](M&, A& a) { a.gamma = H::over_context(4); },
+       "attention.gamma: found 4, expected zero or"},
+      {[](M&, A& a) { a.gamma = H::learned(-0.1); }, "attention.gamma: found learned, expected a"},
+      {[](M&, A& a) { a.zeta = H::fixed(0.9); }, "attention.zeta: found 0.9, expected 1 or more"},
+      {[=](M&, A& a) { a.zeta = H::scheduled(1, inf, 5); }, "attention.zeta.to: found inf"},
       {[](M&, A& a) { a.causal = false; }, "attention.causal: found false, expected true"},
       {[](M&, A& a) {
          a.window = {-2, 0};
@@ -176,8 +183,8 @@ TEST(ModelConfig, VisitNamesTheDocumentedKeysInOrder) {
           "layer_scale",    "dropout",     "norm_eps",      "rotary_base", "init_std"}));
   EXPECT_EQ(attention.names,
             (std::vector<std::string>{"score", "scale", "groups", "threshold", "normalizer", "n",
-                                      "sigmoid_bias", "causal", "window", "alibi", "dropout",
-                                      "implementation", "overrides"}));
+                                      "sigmoid_bias", "gamma", "zeta", "causal", "window", "alibi",
+                                      "dropout", "implementation", "overrides"}));
 }
 
 TEST(ModelConfig, ReaderAndWriterUnderstandIt) {
