@@ -135,9 +135,11 @@ void add_config(const std::string& path, RunSummary& run) {
     return value == nullptr ? "?" : describe(*value);
   };
   const std::string normalizer = part("normalizer");
-  const bool sigmoid = normalizer == "sigmoid";
-  run.attention = fmt::format("{} {} {}={}", part("score"), normalizer, sigmoid ? "bias" : "n",
-                              part(sigmoid ? "sigmoid_bias" : "n"));
+  run.attention = fmt::format("{} {}", part("score"), normalizer);
+  if (normalizer == "softmax_n") run.attention += " n=" + part("n");
+  if (normalizer == "sigmoid") run.attention += " bias=" + part("sigmoid_bias");
+  if (normalizer == "clipped_softmax")
+    run.attention += fmt::format(" gamma={} zeta={}", part("gamma"), part("zeta"));
 }
 
 // The median: neither the first steps nor pauses for evaluation weigh in.

@@ -13,9 +13,7 @@ namespace {
 
 using Kind = ConfigValue::Kind;
 
-// Their maps are alternatives, not sections: a child's {from, to, steps} must not merge into an
-// inherited {learned, init}.
-const std::vector<std::string_view> kWholeKeys = {"n", "sigmoid_bias"};
+constexpr std::string_view kOverContext = "/context";
 
 struct LearnedForm {
   bool learned = false;
@@ -83,8 +81,9 @@ void inherit(ConfigValue& tree, const ConfigValue& from, const char* section) {
 
 void flatten(const ConfigValue& value, const std::string& path,
              std::map<std::string, std::string>& out) {
-  if (value.kind == Kind::map && std::find(kWholeKeys.begin(), kWholeKeys.end(),
-                                           path.substr(path.rfind('.') + 1)) == kWholeKeys.end()) {
+  if (value.kind == Kind::map &&
+      std::find(kHeadParameterKeys.begin(), kHeadParameterKeys.end(),
+                path.substr(path.rfind('.') + 1)) == kHeadParameterKeys.end()) {
     for (const auto& [key, item] : value.fields)
       flatten(item, path.empty() ? key : path + "." + key, out);
     return;
@@ -143,6 +142,12 @@ void read_value(const ConfigValue& value, const std::string& path, HeadParameter
   if (value.kind == Kind::scalar && value.text == "-log_context" &&
       path.ends_with("sigmoid_bias")) {
     out.kind = HeadParameterConfig::Kind::minus_log_context;
+  } else if (value.kind == Kind::scalar && value.text.ends_with(kOverContext) &&
+             path.ends_with("gamma")) {
+    ConfigValue number = value;
+    number.text.resize(value.text.size() - kOverContext.size());
+    out.kind = HeadParameterConfig::Kind::over_context;
+    read_value(number, path, out.values.emplace_back());
   } else if (value.kind == Kind::list) {
     out.kind = HeadParameterConfig::Kind::per_head;
     read_value(value, path, out.values);
@@ -176,6 +181,11 @@ ConfigValue write_value(const HeadParameterConfig& value) {
       return write_value(value.values);
     case HeadParameterConfig::Kind::minus_log_context:
       return ConfigValue::scalar("-log_context");
+    case HeadParameterConfig::Kind::over_context: {
+      ConfigValue text = write_value(value.values.at(0));
+      text.text += kOverContext;
+      return text;
+    }
     case HeadParameterConfig::Kind::learned: {
       LearnedForm form{true, value.init};
       form.visit(writer);
@@ -192,8 +202,9 @@ ConfigValue write_value(const HeadParameterConfig& value) {
 
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides,
                           const RunConfig* init) {
-  ConfigValue tree = load_config(path, kWholeKeys);
-  for (const std::string& assignment : overrides) apply_override(tree, assignment, kWholeKeys);
+  ConfigValue tree = load_config(path, kHeadParameterKeys);
+  for (const std::string& assignment : overrides)
+    apply_override(tree, assignment, kHeadParameterKeys);
   if (init != nullptr)
     for (const char* section : {"model", "attention"}) inherit(tree, tree_of(*init), section);
   return read_tree(tree);

@@ -103,8 +103,8 @@ struct RunConfig {
   }
 };
 
-// n and sigmoid_bias: number | [per head] | {learned: true, init: x} | {from: a, to: b, steps: s};
-// sigmoid_bias also takes the word -log_context.
+// Head parameters: number | [per head] | {learned: true, init: x} | {from: a, to: b, steps: s};
+// sigmoid_bias also takes the word -log_context, gamma a number over the context: -4/context.
 void read_value(const ConfigValue& value, const std::string& path, HeadParameterConfig& out);
 ConfigValue write_value(const HeadParameterConfig& value);
 

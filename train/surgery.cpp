@@ -17,8 +17,6 @@ namespace {
 
 constexpr std::string_view kSinkLogit = "sink_logit";
 
-const std::vector<std::string_view> kWholeKeys = {"n", "sigmoid_bias"};
-
 // The keys that a request names, as a tree.
 ConfigValue tree_of(const std::vector<std::string>& changes) {
   ConfigValue tree;
@@ -29,7 +27,7 @@ ConfigValue tree_of(const std::vector<std::string>& changes) {
     if (equals == std::string::npos || change.find('.') < equals)
       throw InputError(fmt::format(
           "--attention: found '{}', expected KEY=VALUE of the section attention", change));
-    apply_override(tree, change, kWholeKeys);
+    apply_override(tree, change, kHeadParameterKeys);
   }
   const auto found = std::find_if(tree.fields.begin(), tree.fields.end(),
                                   [](const auto& field) { return field.first == kSinkLogit; });
@@ -155,12 +153,13 @@ SurgeryReport apply_surgery(ModelSource& model, const SurgeryRequest& request) {
 }
 
 void settle_schedules(AttentionConfig& attention, std::int64_t steps) {
-  const auto settle_both = [&](AttentionSettings& settings) {
-    settle(settings.n, steps);
-    settle(settings.sigmoid_bias, steps);
+  const auto settle_all = [&](AttentionSettings& settings) {
+    for (HeadParameterConfig* const config :
+         {&settings.n, &settings.sigmoid_bias, &settings.gamma, &settings.zeta})
+      settle(*config, steps);
   };
-  settle_both(attention);
-  for (AttentionOverride& entry : attention.overrides) settle_both(entry);
+  settle_all(attention);
+  for (AttentionOverride& entry : attention.overrides) settle_all(entry);
 }
 
 }  // namespace quietformer

@@ -115,6 +115,11 @@ void add_attention_options(std::vector<ModelCase>& cases) {
     c.attention.normalizer = "sigmoid";
     c.attention.sigmoid_bias = HeadParameterConfig::learned(-1.5);
   }));
+  cases.push_back(make("clipped_softmax", [](ModelCase& c) {
+    c.attention.normalizer = "clipped_softmax";
+    c.attention.gamma = HeadParameterConfig::per_head({-0.2, -0.1});
+    c.attention.zeta = HeadParameterConfig::fixed(1.1);
+  }));
   cases.push_back(make("alibi", [](ModelCase& c) {
     c.attention.alibi = true;
     c.model.heads = 4;

@@ -354,6 +354,18 @@ TEST(Gpt, LearnedParametersStartWhereTheFixedOnesAre) {
   EXPECT_NEAR(c.loss(), d.loss(), 1e-14);
   fixed.sigmoid_bias = HeadParameterConfig::per_head({-1, -3});
   EXPECT_NE(TestGpt(tiny_model(), fixed, DType::f64, {2, 7}).loss(), d.loss());
+
+  AttentionConfig clipped, softmax;
+  clipped.normalizer = "clipped_softmax";
+  clipped.gamma = HeadParameterConfig::over_context(-0.7);  // tiny_model's context is 7
+  TestGpt part(tiny_model(), clipped, DType::f64, {2, 7});
+  clipped.gamma = HeadParameterConfig::fixed(-0.1);
+  EXPECT_EQ(TestGpt(tiny_model(), clipped, DType::f64, {2, 7}).loss(), part.loss());
+  clipped.gamma = HeadParameterConfig::fixed(0);
+  softmax.n = HeadParameterConfig::fixed(0);
+  TestGpt unclipped(tiny_model(), clipped, DType::f64, {2, 7});
+  EXPECT_NEAR(TestGpt(tiny_model(), softmax, DType::f64, {2, 7}).loss(), unclipped.loss(), 1e-14);
+  EXPECT_NE(part.loss(), unclipped.loss());
 }
 
 /// Keeps a copy of everything, or of nothing but what it says it wants.

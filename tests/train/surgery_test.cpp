@@ -36,6 +36,15 @@ TEST(Surgery, WithNZeroReproducesTheSourceBitForBit) {
       ModelSource model = open(folder);
       apply_surgery(model, request({"n=1", "dropout=0.25"}, layers));
       EXPECT_NE(logits_of(model), before);
+      apply_surgery(model, request({"normalizer=clipped_softmax", "gamma=-0.5/context"}, layers));
+      const std::vector<double> clipped = logits_of(model);
+      EXPECT_NE(clipped, before);
+      write_native({}, scratch / "clipped.h5", model);
+      ModelSource copy = open_model(scratch / "clipped.h5");
+      write_hf_directory({}, scratch / "clipped", copy, architecture_of(copy));
+      copy = open_model(scratch / "clipped");
+      EXPECT_TRUE(copy.config.attention == model.config.attention);
+      EXPECT_EQ(logits_of(copy), clipped);
       const SurgeryReport report =
           apply_surgery(model, request({"normalizer=softmax_n", "n=0"}, layers));
       EXPECT_EQ(report.changed.size(), layers[0] == '*' ? 2u : 1u);
