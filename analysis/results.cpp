@@ -91,6 +91,7 @@ std::string results_json(const RunResults& results, const std::string& name) {
     if (site.all.samples > 0)
       root["activations"][site.site] = builder.object(site, "activations." + site.site);
   root["weights"] = builder.weights(results.weights);
+  for (const auto& [key, value] : results.environment) root["environment"][key] = value;
   return builder.text(root, name);
 }
 

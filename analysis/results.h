@@ -3,7 +3,8 @@
 //   {"loss": {SPLIT: nats per token}, "bits_per_byte": {SPLIT: ...},      (byte models)
 //    "sink_mass": mean over layers, "row_sum": ...,                        (where recorded)
 //    "activations": {SITE: {n_samples, kurtosis, skewness, variance, mean, max_abs, ...}},
-//    "weights": {PARAMETER: {n_weights, kurtosis, skewness, variance, mean, max_abs, ...}}}
+//    "weights": {PARAMETER: {n_weights, kurtosis, skewness, variance, mean, max_abs, ...}},
+//    "environment": {"version", "commit", "device", ...: text}}            (where known)
 //
 // The quantities are those of analysis/quantities.h. A number that is not finite is null, with one
 // warning for all of them (JSON knows no NaN); so is a count that is not known, without a warning.
@@ -11,6 +12,7 @@
 
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "analysis/activation_statistics.h"
@@ -26,6 +28,7 @@ struct SplitLoss {
 struct RunResults {
   std::vector<SplitLoss> losses;
   bool bytes = false;  // a token is a byte: report bits per byte
+  std::vector<std::pair<std::string, std::string>> environment;  // "commit", "device", ...
   std::span<const SiteStatistics> activations;
   std::span<const WeightStatistics> weights;
 };

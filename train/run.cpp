@@ -283,6 +283,8 @@ int Run::interrupted(int signal) {
 void Run::finish() {
   RunResults results;
   results.bytes = trainer_.byte_level();
+  results.environment = options_.environment;
+  results.environment.emplace_back("device", trainer_.placement().text);
   statistics_.begin_step();
   const Evaluation validation = trainer_.evaluate(trainer_.split().validation, 0, &statistics_);
   statistics_.end_step();
