@@ -16,8 +16,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::size_t kMostPoints = 400;     // of a curve: more than a chart has pixels for
-constexpr std::size_t kAllPoints = 400'000;  // of all curves: about 4 MB
+constexpr std::size_t kMostPoints = 400;            // of a curve: more than a chart has pixels for
+constexpr std::size_t kLogPoints = 100'000;         // of all curves of logs: about 2 MB
+constexpr std::size_t kStatisticsPoints = 150'000;  // of all curves of statistics: about 3 MB
 constexpr std::array<std::string_view, 7> kMapped{
     "kurtosis", "infinity_norm", "max_abs", "outliers_6", "outliers_6_sigma", "variance", "mean"};
 
@@ -32,17 +33,30 @@ Json rounded(const std::vector<double>& values) {
   return list;
 }
 
-std::size_t curve_count(const Comparison& comparison) {
-  std::size_t count = 0;
-  for (const RunRecord& run : comparison.runs) count += run.log.size() + run.statistics.size();
-  for (const Variant& variant : comparison.variants)
-    count += variant.log.size() + variant.statistics.size();
-  return count;
+// How many points a curve may have.
+struct Points {
+  std::size_t log = 0, statistics = 0;
+};
+
+Points points_per_curve(const Comparison& comparison) {
+  std::size_t logs = 1, statistics = 1;
+  const auto count = [&](const auto& source) {
+    logs += source.log.size();
+    statistics += source.statistics.size();
+  };
+  for (const RunRecord& run : comparison.runs) count(run);
+  for (const Variant& variant : comparison.variants) count(variant);
+  const auto share = [](std::size_t all, std::size_t curves) {
+    return std::clamp<std::size_t>(all / curves, 2, kMostPoints);
+  };
+  return {share(kLogPoints, logs), share(kStatisticsPoints, statistics)};
 }
 
-std::size_t points_per_curve(const Comparison& comparison) {
-  const std::size_t share = kAllPoints / std::max<std::size_t>(curve_count(comparison), 1);
-  return std::clamp<std::size_t>(share, 2, kMostPoints);
+std::size_t longest(const Comparison& comparison, std::vector<Curve> RunRecord::*curves) {
+  std::size_t most = 0;
+  for (const RunRecord& run : comparison.runs)
+    for (const Curve& curve : run.*curves) most = std::max(most, curve.steps.size());
+  return most;
 }
 
 Json curves_json(const std::vector<Curve>& curves, std::size_t most) {
@@ -83,13 +97,13 @@ Json scheme_json(const QuantizedScheme& scheme) {
   return entry;
 }
 
-Json run_json(const RunRecord& run, std::size_t most) {
+Json run_json(const RunRecord& run, const Points& points) {
   Json entry = {{"name", run.name},
                 {"directory", run.directory},
                 {"seed", run.seed},
                 {"environment", run.environment},
-                {"log", curves_json(run.log, most)},
-                {"statistics", curves_json(run.statistics, most)},
+                {"log", curves_json(run.log, points.log)},
+                {"statistics", curves_json(run.statistics, points.statistics)},
                 {"sites", Json::array()},
                 {"heads", Json::array()},
                 {"schemes", Json::array()}};
@@ -102,13 +116,13 @@ Json run_json(const RunRecord& run, std::size_t most) {
   return entry;
 }
 
-Json variant_json(const Comparison& comparison, const Variant& variant, std::size_t most) {
+Json variant_json(const Comparison& comparison, const Variant& variant, const Points& points) {
   Json entry = {{"name", variant.name},
                 {"attention", variant.attention},
                 {"runs", variant.runs},
                 {"metrics", Json::object()},
-                {"log", curves_json(variant.log, most)},
-                {"statistics", curves_json(variant.statistics, most)}};
+                {"log", curves_json(variant.log, points.log)},
+                {"statistics", curves_json(variant.statistics, points.statistics)}};
   for (const MetricSummary& metric : variant.metrics) {
     const MetricSummary* first = find_metric(comparison.variants[0], metric.name);
     entry["metrics"][metric.name] = {{"mean", metric.mean},
@@ -163,16 +177,15 @@ std::vector<std::size_t> thin(std::span<const std::int64_t> steps, std::span<con
 }
 
 std::string report_data(const Comparison& comparison) {
-  const std::size_t most = points_per_curve(comparison);
-  Json root = {{"metrics", Json::array()},     {"variants", Json::array()}, {"runs", Json::array()},
-               {"differences", Json::array()}, {"most_points", most},       {"longest_curve", 0}};
-  std::size_t longest = 0;
-  for (const RunRecord& run : comparison.runs) {
-    for (const auto* curves : {&run.log, &run.statistics})
-      for (const Curve& curve : *curves) longest = std::max(longest, curve.steps.size());
-    root["runs"].push_back(run_json(run, most));
-  }
-  root["longest_curve"] = longest;
+  const Points points = points_per_curve(comparison);
+  Json root = {{"metrics", Json::array()},
+               {"variants", Json::array()},
+               {"runs", Json::array()},
+               {"differences", Json::array()},
+               {"points", {{"log", points.log}, {"statistics", points.statistics}}},
+               {"thinned", longest(comparison, &RunRecord::log) > points.log ||
+                               longest(comparison, &RunRecord::statistics) > points.statistics}};
+  for (const RunRecord& run : comparison.runs) root["runs"].push_back(run_json(run, points));
   for (const std::string& name : comparison.metrics) {
     const MetricInfo info = describe_metric(name);
     root["metrics"].push_back({{"name", name},
@@ -185,7 +198,7 @@ std::string report_data(const Comparison& comparison) {
                                {"detail", info.detail}});
   }
   for (const Variant& variant : comparison.variants)
-    root["variants"].push_back(variant_json(comparison, variant, most));
+    root["variants"].push_back(variant_json(comparison, variant, points));
   for (const ConfigDifference& difference : comparison.differences)
     root["differences"].push_back({{"key", difference.key}, {"values", difference.values}});
   const std::string text = root.dump(-1, ' ', false, Json::error_handler_t::replace);

@@ -94,12 +94,16 @@ MetricSummary summarise(const Comparison& comparison, const Variant& variant,
     if (const double* value = find_value(comparison.runs[run].metrics, name))
       values.push_back(*value);
   summary.count = static_cast<int>(values.size());
-  for (const double value : values) summary.mean += value / static_cast<double>(values.size());
-  if (values.size() > 1) {
-    double squares = 0;
-    for (const double value : values) squares += (value - summary.mean) * (value - summary.mean);
-    summary.deviation = std::sqrt(squares / static_cast<double>(values.size() - 1));
+  if (values.empty()) return summary;
+  if (std::equal(values.begin() + 1, values.end(), values.begin())) {  // exactly, not nearly
+    summary.mean = values[0];
+    if (values.size() > 1) summary.deviation = 0;
+    return summary;
   }
+  for (const double value : values) summary.mean += value / static_cast<double>(values.size());
+  double squares = 0;
+  for (const double value : values) squares += (value - summary.mean) * (value - summary.mean);
+  summary.deviation = std::sqrt(squares / static_cast<double>(values.size() - 1));
   return summary;
 }
 

@@ -36,9 +36,10 @@ function sitesOverTime() {
       const slash = name.lastIndexOf("/");
       const site = name.slice(0, slash);
       const family = site.split(".").map(part => (/^\d+$/.test(part) ? "*" : part)).join(".");
-      if (!families.has(family)) families.set(family, { layers: new Map(), quantities: new Set() });
+      if (!families.has(family)) families.set(family, { layers: new Map(), quantities: new Set(), whole: false });
       const { layer } = placeOf(site);
       if (layer !== null) families.get(family).layers.set(layer, site);
+      else families.get(family).whole = true;
       families.get(family).quantities.add(name.slice(slash + 1));
     }
   return families;
@@ -60,7 +61,8 @@ function addOverTime() {
   const sites = choice("Site", names.map(name => [name, name]), value => { state.family = value; update(); });
   sites.select.value = state.family;
 
-  const siteNow = () => families.get(state.family).layers.get(Number(state.layer || NaN)) || state.family;
+  const siteNow = () =>
+    (state.layer === "" ? state.family : families.get(state.family).layers.get(Number(state.layer)));
   const entryFor = quantity => {
     if (!entries.has(quantity))
       entries.set(quantity, makeChart(() => ({
@@ -72,10 +74,9 @@ function addOverTime() {
     return entries.get(quantity);
   };
   const update = () => {
-    const { layers: present, quantities } = families.get(state.family);
-    const numbers = [...present.keys()].sort((a, b) => a - b);
-    setChoices(layers.select, present.size ? [["", "largest of all"], ...numbers.map(n => [String(n), String(n)])]
-                                           : [["", "none"]]);
+    const { layers: present, quantities, whole } = families.get(state.family);
+    const numbers = [...present.keys()].sort((a, b) => a - b).map(n => [String(n), String(n)]);
+    setChoices(layers.select, [...(whole ? [["", present.size ? "largest of all" : "none"]] : []), ...numbers]);
     layers.select.disabled = !present.size;
     state.layer = layers.select.value;
     const now = [...quantities].map(entryFor);

@@ -30,7 +30,7 @@ function paint(node, value, scale) {
 function scaleLegend(scale) {
   if (scale.empty) return null;
   return el("span", { class: "scale" }, formatShort(scale.low), el("i", { "aria-hidden": "true" }),
-            formatShort(scale.high), scale.logarithmic ? "(logarithmic)" : "");
+            formatShort(scale.high) + (scale.logarithmic ? ", logarithmic" : ""));
 }
 
 // One variant's or run's table; map: {title, swatch, rows, columns, value(row, column), outside: [[name, value]]}.
@@ -54,7 +54,7 @@ function heatTable(map, scale, corner, kind) {
 }
 
 // Tables for a chosen quantity, again whenever variants or colours change.
-function heatSection(node, label, quantities, corner, kind, mapsFor) {
+function heatSection(node, quantities, corner, kind, mapsFor, extra = null) {
   const legend = el("span");
   const tables = el("div", { class: "heats" });
   const update = () => {
@@ -65,8 +65,9 @@ function heatSection(node, label, quantities, corner, kind, mapsFor) {
     legend.replaceChildren(scaleLegend(scale) || "");
     tables.replaceChildren(...maps.map(map => heatTable(map, scale, corner, kind)));
   };
-  const quantity = choice(label, quantities.map(name => [name, nameOfQuantity(name)]), update);
-  node.append(el("div", { class: "controls" }, quantity.node, legend), tables);
+  const quantity = choice("Quantity", quantities.map(name => [name, nameOfQuantity(name)]), update);
+  node.append(el("div", { class: "controls" }, quantity.node, extra && extra.node, legend), tables);
+  if (extra) extra.select.addEventListener("change", update);
   allCharts.push({ update });
   update();
 }
@@ -102,27 +103,29 @@ function addSites() {
     node.append(el("p", {}, "No run has statistics of activations."));
     return;
   }
-  heatSection(node, "Quantity", quantities, "layer", "", quantity =>
+  heatSection(node, quantities, "layer", "", quantity =>
     shownVariants().map(variant => siteMap(variant, quantity)).filter(map => map.rows.length || map.outside.length));
 }
 
 function addHeads() {
   const node = section("heads", "Attention heads",
     "Of the final weights: how much of a row's weight the first token gets, how much of 1 the row leaves " +
-    "unspent (sink), and the entropy of its weights. Heads of different seeds do not correspond, so every run stands by itself.");
+    "unspent (sink), and the entropy of its weights. Heads of different seeds do not correspond, so there is no mean over them.");
   const quantities = unique(report.runs.flatMap(run => run.heads.map(heads => heads.quantity)));
   if (!quantities.length) {
     node.append(el("p", {}, "No run has statistics of single heads in its results.json."));
     return;
   }
-  heatSection(node, "Quantity", quantities, "layer", "narrow", quantity =>
-    shownVariants().flatMap(variant => variant.members.map(run => {
+  const most = Math.max(...report.variants.map(variant => variant.members.length));
+  const which = choice("Run of each variant", Array.from({ length: most }, (_, i) => [String(i), String(i + 1)]), () => {});
+  heatSection(node, quantities, "layer / head", "narrow", quantity =>
+    shownVariants().flatMap(variant => variant.members.slice(Number(which.select.value)).slice(0, 1).map(run => {
       const layers = new Map(run.heads.filter(heads => heads.quantity === quantity)
         .map(heads => [placeOf(heads.attention).layer ?? heads.attention, heads.values]));
       const width = Math.max(0, ...[...layers.values()].map(values => values.length));
       return { title: variant.members.length > 1 ? `${variant.name}, seed ${run.seed}` : variant.name,
                swatch: swatch(variant), rows: [...layers.keys()],
-               columns: Array.from({ length: width }, (_, head) => `head ${head}`),
-               value: (row, column) => layers.get(row)[Number(column.slice(5))] };
-    })).filter(map => map.rows.length));
+               columns: Array.from({ length: width }, (_, head) => head),
+               value: (row, column) => layers.get(row)[column] };
+    })).filter(map => map.rows.length), most > 1 ? which : null);
 }

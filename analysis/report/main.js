@@ -18,9 +18,9 @@ function start() {
   document.title = `${report.variants.map(variant => variant.name).join(", ").slice(0, 80)}: runs compared`;
   document.getElementById("subtitle").textContent =
     runs === variants ? plural(runs, "run") : `${plural(variants, "variant")}, ${plural(runs, "run")}`;
-  document.getElementById("thinning").textContent = report.longest_curve > report.most_points
-    ? `Curves of more than ${report.most_points} points are drawn through ${report.most_points} of theirs, ` +
-      "those that keep the shape (largest triangles); tables hold the same points."
+  document.getElementById("thinning").textContent = report.thinned
+    ? `Long curves are thinned, those of logs to ${report.points.log} points and those of statistics to ` +
+      `${report.points.statistics}, the ones that keep the shape (largest triangles); tables hold the same points.`
     : "";
   startTheme();
   addKey();

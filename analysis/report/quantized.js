@@ -1,6 +1,9 @@
 // What quantisation costs, site by site.
 
-const mostBars = 12;  // sites in the chart; the table has all
+// Sites in the chart, so that bars stay thick enough to see; the table has all.
+function mostSites() {
+  return Math.min(Math.max(Math.floor(48 / Math.max(shownVariants().length, 1)), 4), 12);
+}
 
 // Mean contributions over the variant's runs: site -> nats.
 function contributions(variant, scheme) {
@@ -36,7 +39,7 @@ function addQuantized() {
     return [...largest].sort((a, b) => b[1] - a[1]).map(([site]) => site);
   };
   const entry = makeChart(() => {
-    const sites = sitesNow(), top = sites.slice(0, mostBars);
+    const sites = sitesNow(), top = sites.slice(0, mostSites());
     return {
       title: `Contribution to the loss gap, ${scheme}`, labels: top,
       note: sites.length > top.length ? `the ${top.length} largest of ${sites.length} sites` : "",

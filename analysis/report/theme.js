@@ -1,7 +1,7 @@
 // Light and dark, and the colour, dash and marker that a variant has in every chart.
 
-const colours = 7;
-const markers = ["circle", "rectRot", "triangle", "rect", "star", "crossRot", "cross"];
+const colours = 8;
+const markers = ["circle", "rectRot", "triangle", "rect", "star", "crossRot", "cross", "rectRounded"];
 const dashes = [[], [7, 3], [2, 2.5], [9, 3, 2, 3]];
 const themeChoices = ["auto", "light", "dark"];
 const darkScheme = window.matchMedia("(prefers-color-scheme: dark)");

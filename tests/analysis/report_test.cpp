@@ -93,9 +93,9 @@ TEST_F(Report, PageIsBoundedHoweverLongTheHistories) {
   const std::string data = report_data(comparison);
   EXPECT_LT(data.size(), std::size_t{10} << 20);
   const json root = json::parse(data);
-  EXPECT_EQ(root["most_points"], 200);
-  EXPECT_EQ(root["longest_curve"], 1000);
-  EXPECT_EQ(root["runs"][39]["statistics"]["site.49/kurtosis"]["steps"].size(), 200u);
+  EXPECT_EQ(root["points"], json({{"log", 400}, {"statistics", 74}}));  // 150,000 for 2,001
+  EXPECT_EQ(root["thinned"], true);
+  EXPECT_EQ(root["runs"][39]["statistics"]["site.49/kurtosis"]["steps"].size(), 74u);
 }
 
 TEST_F(Report, PageIsOneFileThatAsksForNothing) {
