@@ -25,6 +25,8 @@ class StatisticsHistory {
            std::span<const WeightStatistics> weights = {});
 
   const std::vector<std::int64_t>& steps() const { return steps_; }
+  /// Of every series, in order of appearance.
+  const std::vector<std::string>& paths() const { return order_; }
   /// The values at "activations/SITE/QUANTITY", row by row (`steps` x heads or 1); empty when
   /// there is no such series.
   std::vector<double> series(const std::string& path) const;

@@ -139,6 +139,7 @@ std::string results_json(const RunResults& results, const std::string& name) {
     root["attention"] = builder.attention(results.final->attention);
   }
   root["weights"] = builder.weights(results.weights);
+  for (const auto& [key, value] : results.environment) root["environment"][key] = value;
   return builder.text(root, name);
 }
 

@@ -6,7 +6,8 @@
 //    "outlier_dimensions": {"count", "channels", "layers", "positions"},   (of FinalResults, and
 //    "attention": {LAYER: {"first_token_mass", "row_sum", "sink_mass", "entropy"}},    where there
 //                                                   are some, "histogram" of the activations too)
-//    "weights": {PARAMETER: {n_weights, kurtosis, skewness, variance, mean, max_abs, ...}}}
+//    "weights": {PARAMETER: {n_weights, kurtosis, skewness, variance, mean, max_abs, ...}},
+//    "environment": {"version", "commit", "device", ...: text}}            (where known)
 //
 // The quantities are those of analysis/quantities.h. A number that is not finite is null, with one
 // warning for all of them (JSON knows no NaN); so is a count that is not known, without a warning.
@@ -14,6 +15,7 @@
 
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "analysis/activation_statistics.h"
@@ -30,6 +32,7 @@ struct SplitLoss {
 struct RunResults {
   std::vector<SplitLoss> losses;
   bool bytes = false;  // a token is a byte: report bits per byte
+  std::vector<std::pair<std::string, std::string>> environment;  // "commit", "device", ...
   std::span<const SiteStatistics> activations;
   std::span<const WeightStatistics> weights;
   const FinalResults* final = nullptr;

@@ -299,6 +299,8 @@ std::optional<FinalResults> Run::look_closely() {
 void Run::finish() {
   RunResults results;
   results.bytes = trainer_.byte_level();
+  results.environment = options_.environment;
+  results.environment.emplace_back("device", trainer_.placement().text);
   statistics_.begin_step();
   const Evaluation validation = trainer_.evaluate(trainer_.split().validation, 0, &statistics_);
   statistics_.end_step();
