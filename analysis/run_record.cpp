@@ -71,8 +71,6 @@ std::string describe_attention(const ConfigValue& attention) {
   std::string words = part("score") + " " + normalizer;
   if (normalizer == "sigmoid") {
     words += " bias=" + part("sigmoid_bias");
-  if (normalizer == "clipped_softmax")
-    words += fmt::format(" gamma={} zeta={}", part("gamma"), part("zeta"));
   } else if (normalizer == "clipped_softmax") {
     words += fmt::format(" gamma={} zeta={}", part("gamma"), part("zeta"));
   } else {

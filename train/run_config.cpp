@@ -49,11 +49,8 @@ Form read_form(const ConfigValue& value, const std::string& path,
   return form;
 }
 
-RunConfig read_tree(const ConfigValue& tree) {
-  RunConfig config;
-  ConfigReader reader(tree, "");
-  config.visit(reader);
-  reader.finish();
+RunConfig read_valid_tree(const ConfigValue& tree) {
+  RunConfig config = read_run_tree(tree);
   validate(config);
   return config;
 }
@@ -207,11 +204,27 @@ RunConfig load_run_config(const std::string& path, const std::vector<std::string
     apply_override(tree, assignment, kHeadParameterKeys);
   if (init != nullptr)
     for (const char* section : {"model", "attention"}) inherit(tree, tree_of(*init), section);
-  return read_tree(tree);
+  return read_valid_tree(tree);
+}
+
+ConfigValue load_run_tree(const std::string& path) {
+  return load_config(path, kWholeKeys);
+}
+
+void merge_run_tree(ConfigValue& onto, const ConfigValue& more) {
+  merge_config(onto, more, kWholeKeys);
+}
+
+RunConfig read_run_tree(const ConfigValue& tree) {
+  RunConfig config;
+  ConfigReader reader(tree, "");
+  config.visit(reader);
+  reader.finish();
+  return config;
 }
 
 RunConfig parse_run_config(const std::string& yaml, const std::string& name) {
-  return read_tree(parse_yaml(yaml, name));
+  return read_valid_tree(parse_yaml(yaml, name));
 }
 
 std::string to_yaml(const RunConfig& config) {

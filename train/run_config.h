@@ -113,6 +113,13 @@ ConfigValue write_value(const HeadParameterConfig& value);
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides,
                           const RunConfig* init = nullptr);
 
+/// For configs that are made of parts (train/sweep_file.h): the tree of a file, what it says when
+/// `more` is put on top, and the config that it then is, which nobody has validated. InputError as
+/// above.
+ConfigValue load_run_tree(const std::string& path);
+void merge_run_tree(ConfigValue& onto, const ConfigValue& more);
+RunConfig read_run_tree(const ConfigValue& tree);
+
 /// From resolved YAML text, such as a checkpoint's; `name` appears in messages.
 RunConfig parse_run_config(const std::string& yaml, const std::string& name);
 
