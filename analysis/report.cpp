@@ -217,8 +217,8 @@ std::string report_data(const Comparison& comparison) {
 
 std::string why_no_report() {
   if (!report_template().before.empty()) return {};
-  return "this build makes no HTML report: Chart.js was not found when it was configured "
-         "(apt-get install libjs-chart.js, then build again)";
+  return "this build makes no HTML report: it was configured without Chart.js "
+         "(apt-get install libjs-chart.js, then configure and build again)";
 }
 
 std::string report_page(const Comparison& comparison) {

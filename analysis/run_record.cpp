@@ -69,13 +69,10 @@ std::string describe_attention(const ConfigValue& attention) {
   };
   const std::string normalizer = part("normalizer"), gate = part("gate");
   std::string words = part("score") + " " + normalizer;
-  if (normalizer == "sigmoid") {
-    words += " bias=" + part("sigmoid_bias");
-  } else if (normalizer == "clipped_softmax") {
+  if (normalizer == "softmax_n") words += " n=" + part("n");
+  if (normalizer == "sigmoid") words += " bias=" + part("sigmoid_bias");
+  if (normalizer == "clipped_softmax")
     words += fmt::format(" gamma={} zeta={}", part("gamma"), part("zeta"));
-  } else {
-    words += " n=" + part("n");
-  }
   return gate == "?" || gate == "none" ? words : fmt::format("{}, {} gate", words, gate);
 }
 

@@ -47,6 +47,7 @@ const quantityNames = {
   mean: "Mean",
   first_token_mass: "First-token mass",
   sink_mass: "Sink mass",
+  row_sum: "Row sum",
   entropy: "Entropy, nats",
 };
 

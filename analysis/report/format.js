@@ -31,7 +31,7 @@ function formatShort(value) {
   const size = Math.abs(value);
   for (const [limit, unit] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]])
     if (size >= limit) return formatShort(value / (unit === "k" ? 1e3 : limit)) + unit;
-  if (size !== 0 && size < 1e-3) return value.toExponential(0).replace("-", "−");
+  if (size !== 0 && size < 1e-3) return value.toExponential(0).replaceAll("-", "−");
   return String(Number(value.toPrecision(3))).replace("-", "−");
 }
 

@@ -1,19 +1,37 @@
 // Layer x site and layer x head: tables whose cells are coloured, one per variant, one scale for all.
 
-function mix(low, high, share) {
-  const parse = hex => [1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16));
-  const [a, b] = [parse(low), parse(high)];
-  return `rgb(${a.map((from, i) => Math.round(from + (b[i] - from) * share)).join(",")})`;
+function channels(name) {
+  const hex = colour(name);
+  return [1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16));
 }
 
-// value -> share of the colour scale; logarithmic where the values ask for it.
+// Relative luminance (WCAG 2.1).
+function luminance(rgb) {
+  const [r, g, b] = rgb.map(c => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+
+// Background and text of a share of the scale: of the two inks the one with more contrast.
+function cellColours(share) {
+  const [low, high] = [channels("heat-low"), channels("heat-high")];
+  const back = low.map((from, i) => Math.round(from + (high[i] - from) * share));
+  const contrast = ink => {
+    const [a, b] = [luminance(channels(ink)), luminance(back)];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  };
+  const ink = contrast("heat-ink") >= contrast("heat-ink-high") ? "heat-ink" : "heat-ink-high";
+  return { background: `rgb(${back.join(",")})`, color: colour(ink) };
+}
+
+// value -> share of the colour scale; logarithmic where the values ask for it, and with zero or negative ones among
+// them only far from zero (asinh).
 function scaleOf(values) {
   const numbers = values.filter(value => typeof value === "number");
   const low = Math.min(...numbers), high = Math.max(...numbers);
-  const logarithmic = low > 0 && high / low > 20;
-  const at = value => (logarithmic ? Math.log(value) : value);
+  const [kind, at] = low > 0 && high / low > 20 ? [", logarithmic", Math.log]
+    : low <= 0 && high > 10 ? [", logarithmic above 1", Math.asinh] : ["", value => value];
   const share = value => (high > low ? (at(value) - at(low)) / (at(high) - at(low)) : 0);
-  return { low, high, logarithmic, share, empty: !numbers.length };
+  return { low, high, kind, share, empty: !numbers.length };
 }
 
 function paint(node, value, scale) {
@@ -21,16 +39,14 @@ function paint(node, value, scale) {
     node.classList.add("none");
     return node;
   }
-  const share = scale.share(value);
-  node.style.background = mix(colour("heat-low"), colour("heat-high"), share);
-  node.style.color = colour(share > 0.55 ? "heat-ink-high" : "heat-ink");
+  Object.assign(node.style, cellColours(scale.share(value)));
   return node;
 }
 
 function scaleLegend(scale) {
   if (scale.empty) return null;
   return el("span", { class: "scale" }, formatShort(scale.low), el("i", { "aria-hidden": "true" }),
-            formatShort(scale.high) + (scale.logarithmic ? ", logarithmic" : ""));
+            formatShort(scale.high) + scale.kind);
 }
 
 // One variant's or run's table; map: {title, swatch, rows, columns, value(row, column), outside: [[name, value]]}.

@@ -21,9 +21,9 @@ function metricRow(metric) {
     report.variants.map(variant => metricCell(variant, metric)));
 }
 
-function variantHeader(variant, detail) {
+function variantHeader(variant, ...details) {
   return el("th", { scope: "col" }, swatch(variant), el("span", { class: "name" }, variant.name),
-            detail ? el("span", { class: "what" }, detail) : null);
+            details.map(detail => el("span", { class: "what" }, detail)));
 }
 
 function metricTable(caption, metrics) {
@@ -32,8 +32,7 @@ function metricTable(caption, metrics) {
   return scrolling(caption, el("table", { class: "data" },
     el("caption", { class: "unseen" }, caption),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, el("span", { class: "unseen" }, "Metric")),
-      report.variants.map(variant => variantHeader(variant,
-        variant.attention + (variant.runs.length > 1 ? `, ${plural(variant.runs.length, "run")}` : ""))))),
+      report.variants.map(variant => variantHeader(variant, variant.attention, plural(variant.runs.length, "run"))))),
     groups.map(group => el("tbody", {},
       el("tr", {}, el("th", { class: "group", colspan: columns, scope: "rowgroup" }, group)),
       metrics.filter(metric => metric.group === group).map(metricRow)))));

@@ -91,6 +91,18 @@ TEST_F(RunFiles, SummarisesARun) {
   EXPECT_EQ(run.schemes[0].sites.at(1).contribution, -0.5);
 }
 
+TEST_F(RunFiles, WhatAnAttentionIsCalled) {
+  for (const auto& [config, words] : std::vector<std::pair<std::string, std::string>>{
+           {"score: dot, normalizer: softmax_n, n: [0, 1]", "dot softmax_n n=per head"},
+           {"score: cosine, normalizer: sigmoid, sigmoid_bias: {learned: true}",
+            "cosine sigmoid bias=learned"},
+           {"score: dot, normalizer: clipped_softmax, gamma: -0.03, zeta: 1, gate: none",
+            "dot clipped_softmax gamma=-0.03 zeta=1"},
+           {"score: dot, normalizer: softmax_n, n: 0, gate: head", "dot softmax_n n=0, head gate"}})
+    EXPECT_EQ(read({make("a", kResults, "name: x\nattention: {" + config + "}\n")})[0].attention,
+              words);
+}
+
 TEST_F(RunFiles, StatisticsOverTimeWithTheLargestOfAllLayers) {
   const std::string directory = make("a");
   write_statistics("a");
