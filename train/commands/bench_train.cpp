@@ -99,7 +99,7 @@ int bench_train(const TrainArguments& args) {
                   {"threads", trainer.context().threads},
                   {"deterministic", trainer.context().deterministic},
                   {"statistics", args.statistics},
-                  {"graph", device.type == DeviceType::cuda && !args.no_graph && !args.statistics},
+                  {"graph", device.type == DeviceType::cuda && !args.no_graph},
                   {"ms", ms},
                   {"tokens_per_s", tokens / ms * 1e3}};
   fmt::print("{}\n", line.dump());
