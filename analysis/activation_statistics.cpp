@@ -71,7 +71,11 @@ void ActivationStatistics::begin_step() {
   recording_ = true;
   validity_ = {};
   ++batch_;
-  if (gpu_) gpu_->begin_step();
+  if (gpu_) {
+    limits_.clear();
+    for (std::size_t i = 0; i < current_.size(); ++i) limits_.push_back(limits_of(i));
+    gpu_->begin_step(limits_);
+  }
   for (std::size_t i = 0; i < current_.size(); ++i) {
     current_[i].all = {};
     std::fill(current_[i].heads.begin(), current_[i].heads.end(), SampleSums());
@@ -89,6 +93,15 @@ void ActivationStatistics::begin_batch(const Tensor& validity) {
 
 void ActivationStatistics::end_batches() {
   if (gpu_) gpu_->send();
+}
+
+void ActivationStatistics::repeat_batch() {
+  QF_EXPECTS(recording_ && gpu_);
+  gpu_->repeat();
+}
+
+std::shared_ptr<const int> ActivationStatistics::recorded_layout() const {
+  return gpu_ ? gpu_->layout() : nullptr;
 }
 
 void ActivationStatistics::read_gpu() {

@@ -70,6 +70,13 @@ class ActivationStatistics final : public ActivationSink {
   /// After the last micro-batch: a GPU now adds up what it recorded and sends it, while the host
   /// asks for other work. May be left out.
   void end_batches();
+  /// What the last micro-batch recorded was recorded again, by work that a GPU repeated without
+  /// this object being asked (cuda::Graph). So it was recorded while recorded_layout() was what it
+  /// is now.
+  void repeat_batch();
+  /// Work that records on a GPU may be repeated while this stays the same object; it keeps nothing
+  /// alive. Null: there is none yet.
+  std::shared_ptr<const int> recorded_layout() const;
   /// Publishes the step in latest(), and keeps each site's mean and sigma as the reference for the
   /// outliers of the next one.
   void end_step();
@@ -118,7 +125,8 @@ class ActivationStatistics final : public ActivationSink {
   std::vector<std::int64_t> last_batch_;
   std::map<std::string, Reference, std::less<>> references_;
   std::vector<Moments> partial_;
-  std::unique_ptr<GpuSites> gpu_;  // once something was recorded on one
+  std::vector<OutlierLimits> limits_;  // of a step
+  std::unique_ptr<GpuSites> gpu_;      // once something was recorded on one
 };
 
 /// The average of a mass ("sink_mass", "row_sum") over all layers; NaN where none was recorded.

@@ -8,7 +8,7 @@ std::int64_t parts_of_unit(const SiteCut&, DType) {
   throw RunError(unavailable());
 }
 void site_moments(const Context&, Moments*, const Tensor&, const SiteCut&, const Tensor&,
-                  const OutlierLimits&) {
+                  const OutlierLimits*) {
   throw RunError(unavailable());
 }
 void add_samples(const Context&, std::span<const SiteParts>) {

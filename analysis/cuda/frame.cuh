@@ -46,12 +46,12 @@ struct Frame {
 };
 
 /// Whether a frame was good enough for n numbers, n > 0, that had these sums in it: differences of
-/// large sums cost accuracy once the centre is some sigma off the mean, and powers overflow or
-/// vanish.
+/// large sums cost accuracy once the centre is off the mean, here by more than half a sigma, and
+/// powers overflow or vanish.
 __device__ inline bool fits(const Powers& p, int n) {
   constexpr double kVanishing = 1e-28;  // f32 knows numbers from 1e-38 on
   const double d = p.s1 / n, d2 = d * d;
-  return isfinite(p.s4) && p.s4 >= n * kVanishing && d2 <= 4 * (p.s2 / n - d2);
+  return isfinite(p.s4) && p.s4 >= n * kVanishing && 4 * d2 <= p.s2 / n - d2;
 }
 
 /// A better frame for numbers from `low` to `high`, finite and different.
