@@ -32,7 +32,7 @@ int run_command_line(int argc, const char* const* argv) {
   app.footer("Every command has --help with an example.");
   CommandBody body;
   for (const auto add : {add_train, add_eval, add_generate, add_stats, add_compare, add_convert,
-                         add_inspect, add_bench})
+                         add_inspect, add_quantize, add_bench})
     add(app, body);
   try {
     app.parse(argc, argv);
