@@ -186,7 +186,8 @@ ValueRange ValueDistribution::least_squares(int bits) const {
     least = error, best = {low, high};
     return true;
   };
-  constexpr int kSteps = 96, kFineSteps = 8;  // of an eighth, and of a sixty-fourth of an octave
+  constexpr int kSteps = 96, kFineSteps = 16;  // of an eighth, and of a sixty-fourth of an octave
+  constexpr int kZeros = 3;
   const auto shrink = [](int i) { return std::exp2(-i / 8.0); };
   for (int i = 1; i <= kSteps; ++i) consider(all.low * shrink(i), all.high * shrink(i));
   for (bool better = true; better;) {
@@ -194,11 +195,15 @@ ValueRange ValueDistribution::least_squares(int bits) const {
     for (int i = 0; i <= kSteps; ++i) better |= consider(best.low, all.high * shrink(i));
     for (int i = 0; i <= kSteps; ++i) better |= consider(all.low * shrink(i), best.high);
   }
-  const ValueRange coarse = best;
-  const auto near = [](int i) { return std::exp2(i / 64.0); };
-  for (int i = -kFineSteps; i <= kFineSteps; ++i) consider(best.low, coarse.high * near(i));
-  for (int i = -kFineSteps; i <= kFineSteps; ++i) consider(coarse.low * near(i), best.high);
-  return {std::max(best.low, all.low), std::min(best.high, all.high)};
+  // Other zero points: with few bits the error jumps from one to the next.
+  const Grid coarse = asymmetric_grid(best.low, best.high, bits);
+  for (int i = -kFineSteps; i <= kFineSteps; ++i)
+    for (int zero = coarse.zero - kZeros; zero <= coarse.zero + kZeros; ++zero) {
+      if (zero < 0 || zero > coarse.last) continue;
+      const double scale = double(coarse.scale) * std::exp2(i / 64.0);
+      consider(-scale * zero, scale * (coarse.last - zero));
+    }
+  return best;
 }
 
 }  // namespace quietformer

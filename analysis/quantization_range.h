@@ -9,8 +9,9 @@
 //               r <- m r + (1 - m) batch, which start at the first batch
 //   percentile  the quantiles 1 - p and p
 //   mse         the range of least mean squared error of the numbers' grid, clipping and rounding
-//               together: both ends are searched, one after the other until nothing gets better,
-//               down to 2^-12 of the extremes
+//               together: both ends among the extremes times 2^(-i/8), i = 0 ... 96, one after the
+//               other until nothing gets better; then scales 2^(i/64) times that grid's,
+//               i = -16 ... 16, with its zero point and three on either side
 //
 // Sources: Nagel et al., arXiv 2106.08295, 3.1 (ranges by min-max and MSE); Krishnamoorthi, arXiv
 // 1806.08342 (running averages); Bondarenko et al., arXiv 2306.12929 (percentiles 99.99
