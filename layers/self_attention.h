@@ -36,7 +36,8 @@ void fill_alibi_slopes(const Tensor& slopes);
 /// before rotation; learned head parameters (head_parameters.h); with attention.gate head those of
 /// the gate, `path.gate` (attention_gate.h). The input must stay unchanged until backward. Probes:
 /// path.context (what the out projection reads), path.output, with a gate path.gate (B,T,H), and
-/// when wanted path.sink_mass and path.row_sum (B,H,T); record_attention() as `path`.
+/// when wanted path.sink_mass and path.row_sum (B,H,T); record_attention() as `path`. Sites
+/// (operand_hook.h): path.q, path.k, path.v, for the far pair path.q2 and path.k2, and path.weights.
 class SelfAttention {
  public:
   /// `model` is resolved; `layer` keys the dropout stream; `rotary` is there when model.position is
@@ -58,6 +59,8 @@ class SelfAttention {
     head_parameters_.set_schedule_step(ctx, step);
   }
   void set_schedule_step(std::int64_t step) { head_parameters_.set_schedule_step(step); }
+  /// Before declare(), as LanguageModel says.
+  void set_operand_hook(OperandHook* hook);
 
  private:
   struct QueryKey {
@@ -72,6 +75,8 @@ class SelfAttention {
   void add_run_state(AttentionProblem& p, const Context& ctx) const;
   void prepare_query_key(const Context& ctx);
   void prepare_query_key_backward(const Context& ctx);
+  void replace_operands(const Context& ctx);
+  void replace_weights(const Context& ctx, const AttentionProblem& p);
 
   std::string path_, context_name_, output_name_, gate_name_, sink_mass_name_, row_sum_name_;
   std::int64_t dim_, heads_, kv_heads_, head_dim_;
@@ -89,13 +94,15 @@ class SelfAttention {
   HeadParameters head_parameters_;
   std::optional<AttentionGate> gate_;
   Linear out_;
+  OperandHook* hook_ = nullptr;
   OwnedTensor alibi_slopes_;  // (H) or empty
 
   const AttentionImplementation* implementation_ = nullptr;
   Slot qkv_out_, normed_, far_, context_, gated_, row_state_;         // saved
   Slot d_qkv_, d_context_, d_far_, workspace_, sink_mass_, row_sum_;  // shared
-  BatchShape shape_;                                                  // of the last forward,
-  Tensor key_padding_;                                                // as this
+  Slot weights_;        // shared, where a hook wants them
+  BatchShape shape_;    // of the last forward,
+  Tensor key_padding_;  // as this
 };
 
 }  // namespace quietformer

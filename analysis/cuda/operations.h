@@ -22,6 +22,11 @@ struct SiteParts {
 
 }  // namespace quietformer
 
+namespace quietformer {
+struct Grid;         // quantization.h
+struct ValueCounts;  // quantization_range.h
+}  // namespace quietformer
+
 namespace quietformer::cuda {
 
 /// How many Moments each unit of such a cut is taken in: some 2000 in all, each of 32 KiB or more.
@@ -37,5 +42,11 @@ void site_moments(const Context& ctx, Moments* parts, const Tensor& value, const
 
 /// Adds all samples of all sites to their sums, in one launch per 64 sites.
 void add_samples(const Context& ctx, std::span<const SiteParts> sites);
+
+/// quantization.cu: the functions of the same names in quantization.h and quantization_range.h,
+/// which have checked shapes and types. Matrices (rows, columns) with unit inner stride, f32 or
+/// f64.
+void fake_quantize(const Context& ctx, const Tensor& out, const Tensor& in, const Grid& grid);
+void observe(const Context& ctx, const ValueCounts& counts, const Tensor& value);
 
 }  // namespace quietformer::cuda

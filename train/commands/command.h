@@ -22,6 +22,7 @@ void add_compare(CLI::App& app, CommandBody& body);
 void add_sweep(CLI::App& app, CommandBody& body);
 void add_convert(CLI::App& app, CommandBody& body);
 void add_inspect(CLI::App& app, CommandBody& body);
+void add_quantize(CLI::App& app, CommandBody& body);
 void add_bench(CLI::App& app, CommandBody& body);
 
 /// Parses the command line, runs, and maps every error to one line on standard error and an exit
