@@ -32,8 +32,8 @@ class OperandHook {
   /// until the next call.
   virtual Tensor replace(const Context& ctx, std::string_view site, const Tensor& value) = 0;
 
-  /// The same for what may be overwritten.
-  virtual void overwrite(const Context& ctx, std::string_view site, const Tensor& value) = 0;
+  /// The same for what may be overwritten; whether it was.
+  virtual bool overwrite(const Context& ctx, std::string_view site, const Tensor& value) = 0;
 };
 
 /// What a product reads.

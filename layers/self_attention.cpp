@@ -328,9 +328,9 @@ void SelfAttention::replace_operands(const Context& ctx) {
   replace(".k2", far_, query + key, query, key);
 }
 
-/// o again, from weights that were replaced: a product for each sequence and head.
+/// o again, where weights were replaced: a product for each sequence and head.
 void SelfAttention::replace_weights(const Context& ctx, const AttentionProblem& p) {
-  hook_->overwrite(ctx, path_ + kWeightsSite, p.weights);
+  if (!hook_->overwrite(ctx, path_ + kWeightsSite, p.weights)) return;
   const auto matrix = [](const Tensor& t, std::int64_t b, std::int64_t h) {
     Tensor view = t;
     view.data = static_cast<char*>(t.data) + (b * t.stride[0] + h * t.stride[1]) * size_of(t.dtype);
