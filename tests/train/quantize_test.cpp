@@ -169,6 +169,27 @@ TEST(Quantize, BothPairsOfPiecewiseScores) {
   EXPECT_TRUE(test::same_bits(model->forward({}, {tokens}), with));
 }
 
+TEST(Quantize, RangesAreThoseOfWholeBatches) {
+  const Trained trained;
+  std::vector<SchemeResult> results;
+  for (const std::int64_t batch : {8, 3}) {
+    LoadedModel model = trained.load();
+    model.config.train.batch = batch;
+    const EvaluationText text = bundled_text(model);
+    QuantizationOptions options = options_for({"W16A8"});
+    options.batches = 1;
+    // Three windows, of which padding would make a batch of eight, and less than one more.
+    const QuantizationResult result = quantize(model, text, text, {0, 3 * 32 + 20}, options);
+    EXPECT_EQ(result.calibration_batches, 1);
+    EXPECT_EQ(result.calibration_tokens, 3 * 32);
+    results.push_back(result.schemes[0]);
+  }
+  for (std::size_t i = 0; i < results[0].sites.size(); ++i) {
+    EXPECT_EQ(results[0].sites[i].low, results[1].sites[i].low);
+    EXPECT_EQ(results[0].sites[i].mse, results[1].sites[i].mse);
+  }
+}
+
 TEST(Quantize, EachRangeAndScaleIsUsed) {
   const Trained trained;
   LoadedModel model = trained.load();

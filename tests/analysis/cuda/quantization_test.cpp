@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "analysis/quantization_range.h"
@@ -39,7 +40,10 @@ OwnedTensor numbers(DType dtype, const Shape& shape) {
 
 OwnedTensor on_host(const Tensor& tensor) {
   OwnedTensor host(tensor.dtype, tensor.shape);
-  cuda::copy(host, tensor);
+  if (tensor.device.type == DeviceType::cuda)
+    cuda::copy(host, tensor);
+  else
+    std::memcpy(host.view().data, tensor.data, std::size_t(tensor.bytes()));
   return host;
 }
 
