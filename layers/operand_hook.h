@@ -10,7 +10,8 @@
 namespace quietformer {
 
 /// Sees the operands of products that are no parameters. Their names, sites, are paths:
-///   LINEAR.input                  what a linear layer reads: of blocks.N.attention.qkv and .out,
+///   LINEAR.input                  what a linear layer reads: of blocks.N.attention.qkv, .gate and
+///   .out,
 ///                                 blocks.N.mlp.up, .gate (swiglu) and .down, an encoder's
 ///                                 head.dense. It is multiplied by the parameter LINEAR.weight
 ///   head.input                    what is multiplied by LanguageModel::head_weight()

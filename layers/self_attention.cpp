@@ -12,7 +12,6 @@ namespace quietformer {
 namespace {
 
 constexpr double kL2Epsilon = 1e-12;  // as in attention/l2norm.h
-constexpr const char* kWeightsSite = ".weights";
 
 OwnedTensor constant_positions(std::int64_t count, std::int64_t value, Device device) {
   OwnedTensor positions(DType::i32, {count});
@@ -70,6 +69,13 @@ std::optional<Norm> make_norm(ParameterList& parameters, const std::string& path
               *kind == NormKind::l2 ? kL2Epsilon : model.norm_eps);
 }
 
+std::optional<AttentionGate> make_gate(ParameterList& parameters, const std::string& path,
+                                       const ModelConfig& model, const AttentionConfig& attention) {
+  if (find_gate(attention.gate) == GateKind::none) return std::nullopt;
+  return AttentionGate(parameters, path, model.heads, model.head_dim(),
+                       Init::normal(model.init_std), attention.gate_bias);
+}
+
 Init qkv_init(const ModelConfig& model) {
   const Init init = projection_init(model, Projection::inner, model.dim, model.dim, 1.0);
   if (!uses_deepnet(model)) return init;
@@ -108,8 +114,10 @@ SelfAttention::SelfAttention(ParameterList& parameters, const std::string& path,
     : path_(path),
       context_name_(path + ".context"),
       output_name_(path + ".output"),
+      gate_name_(path + ".gate"),
       sink_mass_name_(path + ".sink_mass"),
       row_sum_name_(path + ".row_sum"),
+      weights_name_(path + ".weights"),
       dim_(model.dim),
       heads_(model.heads),
       kv_heads_(model.kv_heads),
@@ -128,6 +136,7 @@ SelfAttention::SelfAttention(ParameterList& parameters, const std::string& path,
       q_norm_(make_norm(parameters, path + ".q_norm", model)),
       k_norm_(make_norm(parameters, path + ".k_norm", model)),
       head_parameters_(parameters, path, model, attention),
+      gate_(make_gate(parameters, path + ".gate", model, attention)),
       out_(parameters, path + ".out", heads_ * head_dim_, model.dim,
            model.bias ? Bias::yes : Bias::no,
            projection_init(model, Projection::residual, heads_ * head_dim_, model.dim,
@@ -154,6 +163,10 @@ void SelfAttention::declare(const Context& ctx, Arena& arena, BatchShape shape, 
   }
   if (score_ == Score::piecewise) far_ = saved("far", {rows, query_key_width});
   context_ = saved("context", {rows, heads_ * head_dim_});
+  if (gate_) {
+    gated_ = saved("gated", {rows, heads_ * head_dim_});
+    gate_->declare(arena, rows, purpose);
+  }
   if (row_normalised_) sink_mass_ = arena.declare_shared("sink_mass", statistics_dtype_, per_row);
   row_sum_ = arena.declare_shared("row_sum", statistics_dtype_, per_row);
   head_parameters_.declare(arena, purpose);
@@ -166,7 +179,7 @@ void SelfAttention::declare(const Context& ctx, Arena& arena, BatchShape shape, 
     if (far_) d_far_ = arena.declare_shared("d_far", dtype_, {rows, query_key_width});
   }
 
-  if (hook_ != nullptr && hook_->wants(path_ + kWeightsSite))
+  if (hook_ != nullptr && hook_->wants(weights_name_))
     weights_ = arena.declare_shared("attention_weights", statistics_dtype_,
                                     {shape.batch, heads_, shape.tokens, shape.tokens});
 
@@ -305,45 +318,6 @@ void SelfAttention::prepare_query_key_backward(const Context& ctx) {
   k_norm_->backward(ctx, by_row(near.k), by_row(near.k));
 }
 
-void SelfAttention::set_operand_hook(OperandHook* hook) {
-  hook_ = hook;
-  qkv_.set_operand_hook(hook);
-  out_.set_operand_hook(hook);
-}
-
-/// In place: without a backward pass nobody else reads these rows.
-void SelfAttention::replace_operands(const Context& ctx) {
-  const std::int64_t query = heads_ * head_dim_, key = kv_heads_ * head_dim_;
-  const auto replace = [&](const char* site, const Slot& slot, std::int64_t width,
-                           std::int64_t first, std::int64_t columns) {
-    const Tensor matrix = fit(slot, {shape_.rows(), width});
-    hook_->overwrite(ctx, path_ + site, matrix.slice(1, first, columns));
-  };
-  const std::int64_t near = q_norm_ ? query + key : packed_width();
-  replace(".q", q_norm_ ? normed_ : qkv_out_, near, 0, query);
-  replace(".k", q_norm_ ? normed_ : qkv_out_, near, query, key);
-  replace(".v", qkv_out_, packed_width(), query + key, key);
-  if (!far_) return;
-  replace(".q2", far_, query + key, 0, query);
-  replace(".k2", far_, query + key, query, key);
-}
-
-/// o again, where weights were replaced: a product for each sequence and head.
-void SelfAttention::replace_weights(const Context& ctx, const AttentionProblem& p) {
-  if (!hook_->overwrite(ctx, path_ + kWeightsSite, p.weights)) return;
-  const auto matrix = [](const Tensor& t, std::int64_t b, std::int64_t h) {
-    Tensor view = t;
-    view.data = static_cast<char*>(t.data) + (b * t.stride[0] + h * t.stride[1]) * size_of(t.dtype);
-    view.shape = {t.shape[2], t.shape[3]};
-    view.stride = {t.stride[2], 1, 0, 0, 0};
-    return view;
-  };
-  for (std::int64_t b = 0; b < shape_.batch; ++b)
-    for (std::int64_t h = 0; h < heads_; ++h)
-      gemm(ctx, matrix(p.o, b, h), matrix(p.weights, b, h), Transpose::no,
-           matrix(p.v, b, h * kv_heads_ / heads_), Transpose::no);
-}
-
 void SelfAttention::forward(const Context& ctx, const Tensor& y, const Tensor& x,
                             const Tensor& key_padding) {
   QF_EXPECTS(x.shape.rank == 3 && x.shape[2] == dim_ && implementation_ != nullptr);
@@ -364,8 +338,15 @@ void SelfAttention::forward(const Context& ctx, const Tensor& y, const Tensor& x
   if (wanted(row_sum_name_)) p.row_sum = fit(row_sum_, per_row);
   implementation_->forward(ctx, p);
   if (hook_ != nullptr && p.weights) replace_weights(ctx, p);
+  if (ctx.probes != nullptr) ctx.probes->record_attention(ctx, path_, p);
 
-  const Tensor context = rows(Memory::slots, context_, heads_ * head_dim_, shape_);
+  Tensor context = rows(Memory::slots, context_, heads_ * head_dim_, shape_);
+  if (gate_) {
+    const Tensor gated = rows(Memory::slots, gated_, heads_ * head_dim_, shape_);
+    gate_->forward(ctx, gated, x, context);
+    record(ctx, gate_name_, gate_->gates(shape_));
+    context = gated;
+  }
   record(ctx, context_name_, context);
   if (p.sink_mass) record(ctx, sink_mass_name_, p.sink_mass);
   if (p.row_sum) record(ctx, row_sum_name_, p.row_sum);
@@ -374,14 +355,17 @@ void SelfAttention::forward(const Context& ctx, const Tensor& y, const Tensor& x
 }
 
 void SelfAttention::backward(const Context& ctx, const Tensor& dx, const Tensor& dy) {
-  out_.backward(ctx, rows(Memory::slots, d_context_, heads_ * head_dim_, shape_), dy);
+  const Tensor d_context = rows(Memory::slots, d_context_, heads_ * head_dim_, shape_);
+  out_.backward(ctx, d_context, dy);
+  if (gate_) gate_->backward(ctx, dx, d_context, d_context);
   AttentionProblem p = problem(Memory::slots, shape_);
   add_run_state(p, ctx);
   add_gradients(p, Memory::slots, shape_);
   implementation_->backward(ctx, p);
   head_parameters_.accumulate_gradients(ctx);
   prepare_query_key_backward(ctx);
-  qkv_.backward(ctx, dx, rows(Memory::slots, d_qkv_, packed_width(), shape_));
+  qkv_.backward(ctx, dx, rows(Memory::slots, d_qkv_, packed_width(), shape_),
+                gate_ ? Accumulate::add : Accumulate::overwrite);
 }
 
 }  // namespace quietformer

@@ -9,8 +9,10 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
+#include "analysis/final_statistics.h"
 #include "analysis/history.h"
 #include "analysis/results.h"
 #include "analysis/weight_statistics.h"
@@ -76,6 +78,7 @@ class Run {
   bool report_due(bool analyse) const;
   void after_step(const StepReport& report, bool analysed);
   void save();
+  std::optional<FinalResults> look_closely();
   void finish();
   int interrupted(int signal);
   double seconds() const { return seconds_before_ + seconds_since(begin_); }
@@ -278,11 +281,26 @@ int Run::interrupted(int signal) {
   return 128 + signal;
 }
 
+/// A finished run is not lost for want of memory here.
+std::optional<FinalResults> Run::look_closely() {
+  if (config_.analysis.final_sequences == 0) return std::nullopt;
+  FinalStatistics statistics(config_.analysis);
+  try {
+    trainer_.observe(trainer_.split().validation, config_.analysis.final_sequences, statistics);
+  } catch (const RunError& error) {
+    log_warning(fmt::format("{}; left out: what analysis.final_sequences asks for", error.what()));
+    return std::nullopt;
+  }
+  return statistics.results();
+}
+
 // Whole validation and test spans; activation statistics over the validation span, so that they
 // describe the final weights on text that was not trained on.
 void Run::finish() {
   RunResults results;
   results.bytes = trainer_.byte_level();
+  results.environment = options_.environment;
+  results.environment.emplace_back("device", trainer_.placement().text);
   statistics_.begin_step();
   const Evaluation validation = trainer_.evaluate(trainer_.split().validation, 0, &statistics_);
   statistics_.end_step();
@@ -291,6 +309,9 @@ void Run::finish() {
   results.activations = statistics_.latest();
   const auto weights = weight_statistics(trainer_.context(), trainer_.parameters());
   results.weights = weights;
+  const std::optional<FinalResults> final = look_closely();
+  results.final = final ? &*final : nullptr;
+  history_.write(directory_.stats(), results.final);
   write_results(directory_.results(), results);
   for (const SplitLoss& split : results.losses)
     progress_.say(fmt::format(

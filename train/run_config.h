@@ -103,8 +103,8 @@ struct RunConfig {
   }
 };
 
-// n and sigmoid_bias: number | [per head] | {learned: true, init: x} | {from: a, to: b, steps: s};
-// sigmoid_bias also takes the word -log_context.
+// Head parameters: number | [per head] | {learned: true, init: x} | {from: a, to: b, steps: s};
+// sigmoid_bias also takes the word -log_context, gamma a number over the context: -4/context.
 void read_value(const ConfigValue& value, const std::string& path, HeadParameterConfig& out);
 ConfigValue write_value(const HeadParameterConfig& value);
 
@@ -112,6 +112,13 @@ ConfigValue write_value(const HeadParameterConfig& value);
 /// and attention that neither file nor overrides give are those of that config, not the defaults.
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides,
                           const RunConfig* init = nullptr);
+
+/// For configs that are made of parts (train/sweep_file.h): the tree of a file, what it says when
+/// `more` is put on top, and the config that it then is, which nobody has validated. InputError as
+/// above.
+ConfigValue load_run_tree(const std::string& path);
+void merge_run_tree(ConfigValue& onto, const ConfigValue& more);
+RunConfig read_run_tree(const ConfigValue& tree);
 
 /// From resolved YAML text, such as a checkpoint's; `name` appears in messages.
 RunConfig parse_run_config(const std::string& yaml, const std::string& name);

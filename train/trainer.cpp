@@ -230,6 +230,17 @@ Evaluation Trainer::evaluate(Span span, std::int64_t limit, ActivationStatistics
                                masking_ ? &*masking_ : nullptr);
 }
 
+void Trainer::observe(Span span, std::int64_t sequences, ActivationSink& sink) {
+  feed_.discard();
+  model_->set_schedule_step(ctx_, step_);
+  Arena arena("sequence", placement_.device);
+  BatchFeed feed(arena, {1, config_.model.context}, placement_.device,
+                 masking_ ? BatchFeed::Padding::possible : BatchFeed::Padding::none);
+  arena.commit();
+  const Windows windows(*source_, span, config_.model.context, 1, sequences);
+  quietformer::observe(ctx_, *model_, windows, feed, sink, masking_ ? &*masking_ : nullptr);
+}
+
 Checkpoint Trainer::snapshot() const {
   Checkpoint checkpoint;
   RunConfig trained = config_;

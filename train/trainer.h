@@ -69,6 +69,10 @@ class Trainer {
   /// Mean loss over a span; `limit` batches of evenly spread windows, 0 = all.
   Evaluation evaluate(Span span, std::int64_t limit, ActivationStatistics* statistics = nullptr);
 
+  /// Forward passes over some sequences of a span, spread evenly, one by one, for what `sink` makes
+  /// of them. No step is disturbed. Allocates.
+  void observe(Span span, std::int64_t sequences, ActivationSink& sink);
+
   std::int64_t completed_steps() const { return step_; }
   const RunConfig& config() const { return config_; }
   const Split& split() const { return split_; }

@@ -138,11 +138,11 @@ TEST(Quantize, ImportedModelsWithEverySite) {
   }
 }
 
-TEST(Quantize, BothPairsOfPiecewiseScores) {
+TEST(Quantize, BothPairsOfPiecewiseScoresAndGates) {
   RunConfig config = parse_run_config(
       "model: {layers: 1, heads: 2, dim: 16, context: 16, vocab: 256, position: rotary, "
       "qk_norm: rmsnorm}\n"
-      "attention: {score: piecewise, threshold: 4}",
+      "attention: {score: piecewise, threshold: 4, gate: head}",
       "p");
   ParameterList parameters(DType::f32);
   const auto model = make_model(config.model, config.attention, parameters);
@@ -156,17 +156,25 @@ TEST(Quantize, BothPairsOfPiecewiseScores) {
   const OwnedTensor tokens(DType::i32, {2, 16});
   for (int i = 0; i < 32; ++i) tokens.as<std::int32_t>()[i] = i * 7;
   const OwnedTensor with = test::copy_of(model->forward({}, {tokens}));
-  EXPECT_EQ(calibrator.sites(),
-            (std::vector<std::string>{"blocks.0.attention.qkv.input", "blocks.0.attention.q",
-                                      "blocks.0.attention.k", "blocks.0.attention.v",
-                                      "blocks.0.attention.q2", "blocks.0.attention.k2",
-                                      "blocks.0.attention.weights", "blocks.0.attention.out.input",
-                                      "blocks.0.mlp.up.input", "blocks.0.mlp.down.input"}));
+  EXPECT_EQ(
+      calibrator.sites(),
+      (std::vector<std::string>{
+          "blocks.0.attention.qkv.input", "blocks.0.attention.q", "blocks.0.attention.k",
+          "blocks.0.attention.v", "blocks.0.attention.q2", "blocks.0.attention.k2",
+          "blocks.0.attention.weights", "blocks.0.attention.gate.input",
+          "blocks.0.attention.out.input", "blocks.0.mlp.up.input", "blocks.0.mlp.down.input"}));
   EXPECT_EQ(calibrator.distribution("blocks.0.attention.k2").count(), 2 * 16 * 16);
   EXPECT_EQ(calibrator.distribution("blocks.0.attention.weights").count(), 2 * 2 * 16 * 16);
   // Looking changes nothing.
   model->set_operand_hook(nullptr);
   EXPECT_TRUE(test::same_bits(model->forward({}, {tokens}), with));
+  // Rounding reaches each.
+  for (const std::string& site : calibrator.sites()) {
+    FakeQuantizer quantizer({.head = false, .attention = true});
+    quantizer.set(site, asymmetric_grid(-0.5, 0.5, 2));
+    model->set_operand_hook(&quantizer);
+    EXPECT_FALSE(test::same_bits(model->forward({}, {tokens}), with)) << site;
+  }
 }
 
 TEST(Quantize, RangesAreThoseOfWholeBatches) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "analysis/final_statistics.h"
 #include "tests/support/scratch.h"
 #include "tests/support/tensors.h"
 #include "tests/train/trace.h"
@@ -181,6 +182,7 @@ std::vector<RunConfig> changing_runs() {
     runs.push_back(config);
     config.model.dropout = 0.1, config.attention.dropout = 0.2;
     config.attention.n = HeadParameterConfig::scheduled(0, 2, 8);
+    config.attention.gate = "head";
     config.train.accumulate = 3;
     runs.push_back(config);
   }
@@ -230,6 +232,38 @@ TEST_F(GpuTrainer, ReportsAreAskedForAndChangeNothing) {
     EXPECT_EQ(report.step, step + 1);
   }
   expect_same(some, all);
+}
+
+TEST_F(GpuTrainer, FinalStatisticsAgreeWithTheCpuAndDisturbNoStep) {
+  for (const auto& make : {small_run, encoder_run}) {
+    Trainer cpu(make("cpu", "fp32")), gpu(make("cuda", "fp32")), other(make("cuda", "fp32"));
+    FinalStatistics on_cpu(cpu.config().analysis), on_gpu(gpu.config().analysis);
+    train(gpu, 3), train(other, 3);
+    cpu.observe(cpu.split().test, 3, on_cpu);
+    gpu.observe(gpu.split().test, 3, on_gpu);
+    EXPECT_EQ(on_gpu.results().sequences, 3);
+    train(gpu, 2), train(other, 2);
+    expect_same(gpu, other);
+
+    // The same weights.
+    Trainer start(make("cuda", "fp32"));
+    FinalStatistics at_start(start.config().analysis);
+    start.observe(start.split().test, 3, at_start);
+    const FinalResults g = at_start.results(), w = on_cpu.results();
+    ASSERT_EQ(g.sites.size(), 9u);
+    ASSERT_EQ(g.attention.size(), 2u);
+    for (std::size_t i = 0; i < g.sites.size(); ++i) {
+      for (std::size_t t = 0; t < 64; ++t)
+        EXPECT_NEAR(g.sites[i].norm_by_token[t], w.sites[i].norm_by_token[t], 1e-4);
+      for (std::size_t c = 0; c < 64; ++c)
+        EXPECT_NEAR(g.sites[i].norm_by_channel[c], w.sites[i].norm_by_channel[c], 1e-4);
+    }
+    for (std::size_t i = 0; i < 2; ++i)
+      for (std::size_t h = 0; h < 2; ++h) {
+        EXPECT_NEAR(g.attention[i].entropy[h], w.attention[i].entropy[h], 1e-4);
+        EXPECT_NEAR(g.attention[i].sink_mass[h], w.attention[i].sink_mass[h], 1e-5);
+      }
+  }
 }
 
 TEST_F(GpuTrainer, CheckpointsMoveBetweenDevicesAndTypes) {
