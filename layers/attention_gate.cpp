@@ -96,6 +96,7 @@ void attention_gate_backward_parameters(const Context& ctx, const Tensor& d_weig
 AttentionGate::AttentionGate(ParameterList& parameters, const std::string& path, std::int64_t heads,
                              std::int64_t head_dim, Init weight, double bias)
     : path_(path),
+      input_name_(path + ".input"),
       heads_(heads),
       dtype_(parameters.master_dtype()),
       weight_(parameters.add(path + ".weight", {heads, head_dim}, weight)),
@@ -115,7 +116,9 @@ void AttentionGate::forward(const Context& ctx, const Tensor& y, const Tensor& x
                             const Tensor& context) {
   x_ = x;
   context_ = context;
-  attention_gate_forward(ctx, y, fit(gate_, {rows_of(x), heads_}), inputs());
+  AttentionGateInputs in = inputs();
+  in.x = operand(ctx, hook_, input_name_, x);
+  attention_gate_forward(ctx, y, fit(gate_, {rows_of(x), heads_}), in);
 }
 
 void AttentionGate::backward(const Context& ctx, const Tensor& dx, const Tensor& d_context,

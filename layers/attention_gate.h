@@ -7,6 +7,7 @@
 #include <string>
 
 #include "layers/layer.h"
+#include "layers/operand_hook.h"
 
 namespace quietformer {
 
@@ -39,7 +40,8 @@ void attention_gate_backward_parameters(const Context& ctx, const Tensor& d_weig
                                         const Tensor& x);
 
 /// Parameters `path.weight` (H,D) and `path.bias` (H), read as masters: D + 1 numbers a head, the
-/// width of the residual stream + H a layer. x and context must stay unchanged until backward.
+/// width of the residual stream + H a layer. x and context must stay unchanged until
+/// backward. Site: path.input, which is x.
 class AttentionGate {
  public:
   /// The bias starts at `bias`, so that gates start near sigmoid(bias), the paper's pi_init.
@@ -49,13 +51,15 @@ class AttentionGate {
   void forward(const Context& ctx, const Tensor& y, const Tensor& x, const Tensor& context);
   /// Overwrites dx and d_context, which may alias dy.
   void backward(const Context& ctx, const Tensor& dx, const Tensor& d_context, const Tensor& dy);
+  void set_operand_hook(OperandHook* hook) { hook_ = hook; }
   /// The gates of the last forward, (B,T,H).
   Tensor gates(BatchShape shape) const;
 
  private:
   AttentionGateInputs inputs() const;
 
-  std::string path_;
+  std::string path_, input_name_;
+  OperandHook* hook_ = nullptr;
   std::int64_t heads_;
   DType dtype_;  // of gates
   Parameter weight_, bias_;

@@ -10,7 +10,8 @@
 namespace quietformer {
 
 /// Sees the operands of products that are no parameters. Their names, sites, are paths:
-///   LINEAR.input                  what a linear layer reads: of blocks.N.attention.qkv and .out,
+///   LINEAR.input                  what a linear layer reads: of blocks.N.attention.qkv, .gate and
+///   .out,
 ///                                 blocks.N.mlp.up, .gate (swiglu) and .down, an encoder's
 ///                                 head.dense. It is multiplied by the parameter LINEAR.weight
 ///   head.input                    what is multiplied by LanguageModel::head_weight()
@@ -32,8 +33,8 @@ class OperandHook {
   /// until the next call.
   virtual Tensor replace(const Context& ctx, std::string_view site, const Tensor& value) = 0;
 
-  /// The same for what may be overwritten.
-  virtual void overwrite(const Context& ctx, std::string_view site, const Tensor& value) = 0;
+  /// The same for what may be overwritten; whether it was.
+  virtual bool overwrite(const Context& ctx, std::string_view site, const Tensor& value) = 0;
 };
 
 /// What a product reads.

@@ -12,7 +12,6 @@ namespace quietformer {
 namespace {
 
 constexpr double kL2Epsilon = 1e-12;  // as in attention/l2norm.h
-constexpr const char* kWeightsSite = ".weights";
 
 OwnedTensor constant_positions(std::int64_t count, std::int64_t value, Device device) {
   OwnedTensor positions(DType::i32, {count});
@@ -118,6 +117,7 @@ SelfAttention::SelfAttention(ParameterList& parameters, const std::string& path,
       gate_name_(path + ".gate"),
       sink_mass_name_(path + ".sink_mass"),
       row_sum_name_(path + ".row_sum"),
+      weights_name_(path + ".weights"),
       dim_(model.dim),
       heads_(model.heads),
       kv_heads_(model.kv_heads),
@@ -179,7 +179,7 @@ void SelfAttention::declare(const Context& ctx, Arena& arena, BatchShape shape, 
     if (far_) d_far_ = arena.declare_shared("d_far", dtype_, {rows, query_key_width});
   }
 
-  if (hook_ != nullptr && hook_->wants(path_ + kWeightsSite))
+  if (hook_ != nullptr && hook_->wants(weights_name_))
     weights_ = arena.declare_shared("attention_weights", statistics_dtype_,
                                     {shape.batch, heads_, shape.tokens, shape.tokens});
 
@@ -316,45 +316,6 @@ void SelfAttention::prepare_query_key_backward(const Context& ctx) {
   if (!q_norm_) return;
   q_norm_->backward(ctx, by_row(near.q), by_row(near.q));
   k_norm_->backward(ctx, by_row(near.k), by_row(near.k));
-}
-
-void SelfAttention::set_operand_hook(OperandHook* hook) {
-  hook_ = hook;
-  qkv_.set_operand_hook(hook);
-  out_.set_operand_hook(hook);
-}
-
-/// In place: without a backward pass nobody else reads these rows.
-void SelfAttention::replace_operands(const Context& ctx) {
-  const std::int64_t query = heads_ * head_dim_, key = kv_heads_ * head_dim_;
-  const auto replace = [&](const char* site, const Slot& slot, std::int64_t width,
-                           std::int64_t first, std::int64_t columns) {
-    const Tensor matrix = fit(slot, {shape_.rows(), width});
-    hook_->overwrite(ctx, path_ + site, matrix.slice(1, first, columns));
-  };
-  const std::int64_t near = q_norm_ ? query + key : packed_width();
-  replace(".q", q_norm_ ? normed_ : qkv_out_, near, 0, query);
-  replace(".k", q_norm_ ? normed_ : qkv_out_, near, query, key);
-  replace(".v", qkv_out_, packed_width(), query + key, key);
-  if (!far_) return;
-  replace(".q2", far_, query + key, 0, query);
-  replace(".k2", far_, query + key, query, key);
-}
-
-/// o again, from weights that were replaced: a product for each sequence and head.
-void SelfAttention::replace_weights(const Context& ctx, const AttentionProblem& p) {
-  hook_->overwrite(ctx, path_ + kWeightsSite, p.weights);
-  const auto matrix = [](const Tensor& t, std::int64_t b, std::int64_t h) {
-    Tensor view = t;
-    view.data = static_cast<char*>(t.data) + (b * t.stride[0] + h * t.stride[1]) * size_of(t.dtype);
-    view.shape = {t.shape[2], t.shape[3]};
-    view.stride = {t.stride[2], 1, 0, 0, 0};
-    return view;
-  };
-  for (std::int64_t b = 0; b < shape_.batch; ++b)
-    for (std::int64_t h = 0; h < heads_; ++h)
-      gemm(ctx, matrix(p.o, b, h), matrix(p.weights, b, h), Transpose::no,
-           matrix(p.v, b, h * kv_heads_ / heads_), Transpose::no);
 }
 
 void SelfAttention::forward(const Context& ctx, const Tensor& y, const Tensor& x,

@@ -36,8 +36,9 @@ void fill_alibi_slopes(const Tensor& slopes);
 /// before rotation; learned head parameters (head_parameters.h); with attention.gate head those of
 /// the gate, `path.gate` (attention_gate.h). The input must stay unchanged until backward. Probes:
 /// path.context (what the out projection reads), path.output, with a gate path.gate (B,T,H), and
-/// when wanted path.sink_mass and path.row_sum (B,H,T); record_attention() as `path`. Sites
-/// (operand_hook.h): path.q, path.k, path.v, for the far pair path.q2 and path.k2, and path.weights.
+/// when wanted path.sink_mass and path.row_sum (B,H,T); record_attention() as `path`.
+/// Sites (operand_hook.h): path.q, path.k, path.v, for the far pair path.q2 and path.k2, and
+/// path.weights.
 class SelfAttention {
  public:
   /// `model` is resolved; `layer` keys the dropout stream; `rotary` is there when model.position is
@@ -78,7 +79,8 @@ class SelfAttention {
   void replace_operands(const Context& ctx);
   void replace_weights(const Context& ctx, const AttentionProblem& p);
 
-  std::string path_, context_name_, output_name_, gate_name_, sink_mass_name_, row_sum_name_;
+  std::string path_, context_name_, output_name_, gate_name_, sink_mass_name_, row_sum_name_,
+      weights_name_;
   std::int64_t dim_, heads_, kv_heads_, head_dim_;
   std::uint32_t layer_;
   DType dtype_, statistics_dtype_;  // of activations and of row statistics

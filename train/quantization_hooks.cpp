@@ -33,8 +33,8 @@ Tensor Calibrator::replace(const Context& ctx, std::string_view site, const Tens
 }
 
 /// Looks only.
-void Calibrator::overwrite(const Context& ctx, std::string_view site, const Tensor& value) {
-  if (!selection_.selected(site)) return;
+bool Calibrator::overwrite(const Context& ctx, std::string_view site, const Tensor& value) {
+  if (!selection_.selected(site)) return false;
   const auto [found, added] = index_.try_emplace(std::string(site), counts_.size());
   if (added) {
     Counts& counts = counts_.emplace_back();
@@ -47,6 +47,7 @@ void Calibrator::overwrite(const Context& ctx, std::string_view site, const Tens
   QF_EXPECTS(counts.batches < batches_);
   const Tensor extremes = counts.extremes.view().slice(0, counts.batches++, 1);
   observe(ctx, {counts.bins, extremes}, value);
+  return false;
 }
 
 std::vector<std::string> Calibrator::sites() const {
@@ -73,9 +74,11 @@ Tensor FakeQuantizer::replace(const Context& ctx, std::string_view site, const T
   return rounded;
 }
 
-void FakeQuantizer::overwrite(const Context& ctx, std::string_view site, const Tensor& value) {
+bool FakeQuantizer::overwrite(const Context& ctx, std::string_view site, const Tensor& value) {
   const auto found = grids_.find(site);
-  if (found != grids_.end()) fake_quantize(ctx, value, value, found->second);
+  if (found == grids_.end()) return false;
+  fake_quantize(ctx, value, value, found->second);
+  return true;
 }
 
 }  // namespace quietformer

@@ -32,7 +32,7 @@ class Calibrator final : public OperandHook {
 
   bool wants(std::string_view site) const override { return selection_.wants_weights(site); }
   Tensor replace(const Context& ctx, std::string_view site, const Tensor& value) override;
-  void overwrite(const Context& ctx, std::string_view site, const Tensor& value) override;
+  bool overwrite(const Context& ctx, std::string_view site, const Tensor& value) override;
 
   /// In the order in which the model computes.
   std::vector<std::string> sites() const;
@@ -59,7 +59,7 @@ class FakeQuantizer final : public OperandHook {
 
   bool wants(std::string_view site) const override { return selection_.wants_weights(site); }
   Tensor replace(const Context& ctx, std::string_view site, const Tensor& value) override;
-  void overwrite(const Context& ctx, std::string_view site, const Tensor& value) override;
+  bool overwrite(const Context& ctx, std::string_view site, const Tensor& value) override;
 
   void set(const std::string& site, const Grid& grid) { grids_[site] = grid; }
   void leave(const std::string& site) { grids_.erase(site); }

@@ -208,11 +208,11 @@ RunConfig load_run_config(const std::string& path, const std::vector<std::string
 }
 
 ConfigValue load_run_tree(const std::string& path) {
-  return load_config(path, kWholeKeys);
+  return load_config(path, kHeadParameterKeys);
 }
 
 void merge_run_tree(ConfigValue& onto, const ConfigValue& more) {
-  merge_config(onto, more, kWholeKeys);
+  merge_config(onto, more, kHeadParameterKeys);
 }
 
 RunConfig read_run_tree(const ConfigValue& tree) {

@@ -101,7 +101,7 @@ TEST(Quantize, MoreBitsComeCloserToTheFloatLoss) {
   EXPECT_LT(std::abs(gap(result, 2)), 0.01);
   EXPECT_LT(std::abs(gap(result, 3)), 1e-3);
   EXPECT_LT(std::abs(gap(result, 4)), 1e-4);
-  EXPECT_LT(std::abs(gap(result, 5)), 1e-6);
+  EXPECT_EQ(gap(result, 5), 0);
   EXPECT_TRUE(result.schemes[5].sites.empty());
   // Each layer: 5 linear layers of an input and a weight, and q, k, v, weights; the head.
   EXPECT_EQ(result.schemes[0].sites.size(), 2u * (2 * 5 + 4) + 2);
@@ -112,16 +112,20 @@ TEST(Quantize, ImportedModelsWithEverySite) {
     SCOPED_TRACE(folder);
     ModelSource source = test::open(folder);
     LoadedModel model = load_model(source);
-    const EvaluationText text = ids(model, 700);
+    const EvaluationText text = ids(model, 200);
     QuantizationOptions options = options_for({"W15A15", "W4A4"});
     options.sites = {.head = true, .attention = true};
+    options.leave_one_out = true;
     const bool encoder = is_encoder(model.config.model);
     const std::string head = model.model->head_weight();
     const QuantizationResult result = test::quantize(std::move(model), text, options);
     EXPECT_LT(std::abs(gap(result, 0)), 2e-3);
     EXPECT_GT(std::abs(gap(result, 1)), 1e-3);
     std::vector<std::string> names;
-    for (const QuantizedSite& site : result.schemes[0].sites) names.push_back(site.name);
+    for (const QuantizedSite& site : result.schemes[1].sites) {
+      names.push_back(site.name);
+      EXPECT_NE(site.contribution, 0) << site.name << " is read by nobody";
+    }
     const auto has = [&](const std::string& name) {
       return std::find(names.begin(), names.end(), name) != names.end();
     };
@@ -134,11 +138,11 @@ TEST(Quantize, ImportedModelsWithEverySite) {
   }
 }
 
-TEST(Quantize, BothPairsOfPiecewiseScores) {
+TEST(Quantize, BothPairsOfPiecewiseScoresAndGates) {
   RunConfig config = parse_run_config(
       "model: {layers: 1, heads: 2, dim: 16, context: 16, vocab: 256, position: rotary, "
       "qk_norm: rmsnorm}\n"
-      "attention: {score: piecewise, threshold: 4}",
+      "attention: {score: piecewise, threshold: 4, gate: head}",
       "p");
   ParameterList parameters(DType::f32);
   const auto model = make_model(config.model, config.attention, parameters);
@@ -152,17 +156,46 @@ TEST(Quantize, BothPairsOfPiecewiseScores) {
   const OwnedTensor tokens(DType::i32, {2, 16});
   for (int i = 0; i < 32; ++i) tokens.as<std::int32_t>()[i] = i * 7;
   const OwnedTensor with = test::copy_of(model->forward({}, {tokens}));
-  EXPECT_EQ(calibrator.sites(),
-            (std::vector<std::string>{"blocks.0.attention.qkv.input", "blocks.0.attention.q",
-                                      "blocks.0.attention.k", "blocks.0.attention.v",
-                                      "blocks.0.attention.q2", "blocks.0.attention.k2",
-                                      "blocks.0.attention.weights", "blocks.0.attention.out.input",
-                                      "blocks.0.mlp.up.input", "blocks.0.mlp.down.input"}));
+  EXPECT_EQ(
+      calibrator.sites(),
+      (std::vector<std::string>{
+          "blocks.0.attention.qkv.input", "blocks.0.attention.q", "blocks.0.attention.k",
+          "blocks.0.attention.v", "blocks.0.attention.q2", "blocks.0.attention.k2",
+          "blocks.0.attention.weights", "blocks.0.attention.gate.input",
+          "blocks.0.attention.out.input", "blocks.0.mlp.up.input", "blocks.0.mlp.down.input"}));
   EXPECT_EQ(calibrator.distribution("blocks.0.attention.k2").count(), 2 * 16 * 16);
   EXPECT_EQ(calibrator.distribution("blocks.0.attention.weights").count(), 2 * 2 * 16 * 16);
-  // Looking changes nothing but the order of sums in the weights' product.
+  // Looking changes nothing.
   model->set_operand_hook(nullptr);
-  EXPECT_TRUE(test::close(model->forward({}, {tokens}), with, 1e-5));
+  EXPECT_TRUE(test::same_bits(model->forward({}, {tokens}), with));
+  // Rounding reaches each.
+  for (const std::string& site : calibrator.sites()) {
+    FakeQuantizer quantizer({.head = false, .attention = true});
+    quantizer.set(site, asymmetric_grid(-0.5, 0.5, 2));
+    model->set_operand_hook(&quantizer);
+    EXPECT_FALSE(test::same_bits(model->forward({}, {tokens}), with)) << site;
+  }
+}
+
+TEST(Quantize, RangesAreThoseOfWholeBatches) {
+  const Trained trained;
+  std::vector<SchemeResult> results;
+  for (const std::int64_t batch : {8, 3}) {
+    LoadedModel model = trained.load();
+    model.config.train.batch = batch;
+    const EvaluationText text = bundled_text(model);
+    QuantizationOptions options = options_for({"W16A8"});
+    options.batches = 1;
+    // Three windows, of which padding would make a batch of eight, and less than one more.
+    const QuantizationResult result = quantize(model, text, text, {0, 3 * 32 + 20}, options);
+    EXPECT_EQ(result.calibration_batches, 1);
+    EXPECT_EQ(result.calibration_tokens, 3 * 32);
+    results.push_back(result.schemes[0]);
+  }
+  for (std::size_t i = 0; i < results[0].sites.size(); ++i) {
+    EXPECT_EQ(results[0].sites[i].low, results[1].sites[i].low);
+    EXPECT_EQ(results[0].sites[i].mse, results[1].sites[i].mse);
+  }
 }
 
 TEST(Quantize, EachRangeAndScaleIsUsed) {

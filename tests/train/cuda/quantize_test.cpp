@@ -40,7 +40,9 @@ TEST(GpuQuantize, GivesWhatTheCpuGives) {
         EXPECT_NEAR(site.mse, wanted.mse, 0.01 * wanted.mse) << site.name;
       }
     }
-    if (changes.empty()) EXPECT_EQ(got.schemes[0].sites[0].name, "blocks.1.mlp.up.input");
+    if (changes.empty()) {
+      EXPECT_EQ(got.schemes[0].sites[0].name, "blocks.1.mlp.up.input");
+    }
   }
 }
 
