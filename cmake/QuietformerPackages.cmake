@@ -56,6 +56,22 @@ if(NOT QUIETFORMER_REPORT STREQUAL "OFF")
   endif()
 endif()
 
+# TensorBoard's event files are protobuf messages.
+set(QUIETFORMER_HAS_PROTOBUF OFF)
+set(QUIETFORMER_PROTOBUF_STATUS "off (QUIETFORMER_PROTOBUF=OFF): no event files for TensorBoard")
+if(NOT QUIETFORMER_PROTOBUF STREQUAL "OFF")
+  find_package(Protobuf 3.12 QUIET)
+  set(QUIETFORMER_PROTOBUF_STATUS
+      "not found (libprotobuf-dev, protobuf-compiler): no event files for TensorBoard")
+  if(TARGET protobuf::libprotobuf-lite AND TARGET protobuf::protoc)
+    set(QUIETFORMER_HAS_PROTOBUF ON)
+    set(QUIETFORMER_PROTOBUF_STATUS "${Protobuf_VERSION}")
+  elseif(QUIETFORMER_PROTOBUF STREQUAL "ON")
+    message(FATAL_ERROR "QUIETFORMER_PROTOBUF=ON: no protobuf 3.12 or newer found, e.g. apt-get install "
+                        "libprotobuf-dev protobuf-compiler")
+  endif()
+endif()
+
 # Several ranks come in a later version: what is there is reported, nothing uses it.
 foreach(part MPI NCCL)
   if(QUIETFORMER_${part} STREQUAL "ON")

@@ -12,8 +12,10 @@
 #include <optional>
 #include <utility>
 
+#include "analysis/event_file.h"
 #include "analysis/final_statistics.h"
 #include "analysis/history.h"
+#include "analysis/quantities.h"
 #include "analysis/results.h"
 #include "analysis/weight_statistics.h"
 #include "core/check.h"
@@ -61,6 +63,27 @@ void add_summary(nlohmann::ordered_json& line, std::span<const SiteStatistics> s
   if (std::isfinite(sink_mass)) line["sink_mass"] = sink_mass;
 }
 
+// The numbers of a line of the log as TensorBoard groups them: train/loss, validation/loss.
+void add_scalars(std::vector<NamedValue>& scalars, const nlohmann::ordered_json& line) {
+  constexpr std::string_view kValidation = "validation_";
+  for (const auto& [key, value] : line.items()) {
+    if (!value.is_number() || key == "step") continue;
+    const std::string tag = key.starts_with(kValidation)
+                                ? "validation/" + key.substr(kValidation.size())
+                                : "train/" + key;
+    scalars.push_back({tag, value.get<double>()});
+  }
+}
+
+// kurtosis/blocks.0.mlp.output: a group holds one quantity of all sites.
+void add_scalars(std::vector<NamedValue>& scalars, std::span<const SiteStatistics> sites) {
+  for (const SiteStatistics& site : sites)
+    visit_quantities(site, [&](const Quantity& quantity, std::span<const double> values) {
+      if (quantity.kind != Quantity::Kind::by_head && std::isfinite(values[0]))
+        scalars.push_back({fmt::format("{}/{}", quantity.name, site.site), values[0]});
+    });
+}
+
 bool due(std::int64_t step, std::int64_t every) {
   return every > 0 && step % every == 0;
 }
@@ -91,6 +114,7 @@ class Run {
   StatisticsHistory history_;
   CheckpointDirectory checkpoints_;
   std::unique_ptr<RunLog> log_;
+  std::unique_ptr<EventFile> events_;  // null: not asked for
   Progress progress_;
   std::map<std::string, std::string> carried_;  // texts of every checkpoint, besides the config
   double best_loss_ = std::numeric_limits<double>::infinity();
@@ -184,6 +208,8 @@ int Run::train() {
   directory_.create();
   write_file_atomically(directory_.config(), to_yaml(config_));
   log_ = std::make_unique<RunLog>(directory_.log(), trainer_.completed_steps());
+  if (config_.train.tensorboard)
+    events_ = std::make_unique<EventFile>(directory_.tensorboard(), trainer_.completed_steps() + 1);
   report_start();
   begin_ = Clock::now();
   while (trainer_.completed_steps() < config_.train.steps) {
@@ -253,6 +279,12 @@ void Run::after_step(const StepReport& report, bool analysed) {
   line["tokens_per_second"] = rate * tokens;
   line["seconds"] = seconds();
   if (logged || evaluated) log_->write(line.dump());
+  if (events_ && (logged || evaluated || analysed)) {
+    std::vector<NamedValue> scalars;
+    if (logged || evaluated) add_scalars(scalars, line);
+    if (analysed) add_scalars(scalars, statistics_.latest());
+    events_->write(report.step, scalars);
+  }
   progress_.update({report.step, report.loss, bytes ? bits_per_byte(report.loss) : 0,
                     report.learning_rate, rate * tokens, double(train.steps - report.step) / rate},
                    logged);
@@ -323,6 +355,10 @@ void Run::finish() {
 }  // namespace
 
 int run_training(const RunConfig& config, const RunOptions& options) {
+  if (config.train.tensorboard && !event_files_built())
+    throw InputError(
+        "train.tensorboard: found true, expected false: event files need protobuf, which this "
+        "build has not (install libprotobuf-dev and protobuf-compiler, and configure again)");
   return Run(config, options).train();
 }
 

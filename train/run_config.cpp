@@ -268,7 +268,7 @@ std::vector<std::string> differences(const RunConfig& here, const RunConfig& the
   flatten(tree_of(there), "", b);
   std::vector<std::string> lines;
   const auto same = [](const std::string& key, const std::string& x, const std::string& y) {
-    for (const char* free : {"threads", "keep", "device", "tf32", "deterministic"})
+    for (const char* free : {"threads", "keep", "tensorboard", "device", "tf32", "deterministic"})
       if (key == std::string("train.") + free) return true;
     if (key == "train.dtype") return (x == "fp64") == (y == "fp64");  // masters are f32 otherwise
     return x == y;

@@ -57,6 +57,7 @@ struct TrainConfig {
   std::int64_t checkpoint_every = 1000;
   std::int64_t keep = 3;  // newest checkpoints that stay, besides the best
   std::int64_t log_every = 10;
+  bool tensorboard = false;  // also event files, in a build with protobuf
   std::uint64_t seed = 1;
   bool deterministic = false;  // CUDA only; the CPU always is
   bool tf32 = false;           // CUDA only: fp32 products may round their operands to 10 bits
@@ -74,6 +75,7 @@ struct TrainConfig {
     v.field("checkpoint_every", checkpoint_every);
     v.field("keep", keep);
     v.field("log_every", log_every);
+    v.field("tensorboard", tensorboard);
     v.field("seed", seed);
     v.field("deterministic", deterministic);
     v.field("tf32", tf32);
@@ -134,9 +136,9 @@ void validate(const RunConfig& config);
 std::optional<Masking> masking_of(const RunConfig& config);
 
 /// Keys in which two configs differ, as "model.layers: 2 here, 3 there". Left out are those that
-/// cannot change what a run computes (train.threads, train.keep) and those that only change how
-/// accurately (train.device, train.tf32, train.deterministic; train.dtype, unless one of both is
-/// fp64): a run may go on elsewhere.
+/// cannot change what a run computes (train.threads, train.keep, train.tensorboard) and those that
+/// only change how accurately (train.device, train.tf32, train.deterministic; train.dtype, unless
+/// one of both is fp64): a run may go on elsewhere.
 std::vector<std::string> differences(const RunConfig& here, const RunConfig& there);
 
 }  // namespace quietformer
