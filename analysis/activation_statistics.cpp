@@ -27,13 +27,13 @@ bool ends_in(std::string_view name, std::string_view suffix) {
          (name.size() == suffix.size() || name[name.size() - suffix.size() - 1] == '.');
 }
 
+}  // namespace
+
 std::string_view mass_suffix(std::string_view name) {
   for (std::string_view mass : kMasses)
     if (ends_in(name, mass)) return mass;
   return {};
 }
-
-}  // namespace
 
 void SampleSums::add(const Moments& sample) {
   if (sample.count == 0) return;
@@ -42,6 +42,7 @@ void SampleSums::add(const Moments& sample) {
   skewness += sample.skewness();
   variance += sample.variance();
   mean += sample.mean;
+  infinity_norm += sample.max_abs;
   pooled.merge(sample);
 }
 
@@ -51,6 +52,7 @@ void SampleSums::merge(const SampleSums& other) {
   skewness += other.skewness;
   variance += other.variance;
   mean += other.mean;
+  infinity_norm += other.infinity_norm;
   pooled.merge(other.pooled);
 }
 
@@ -69,7 +71,11 @@ void ActivationStatistics::begin_step() {
   recording_ = true;
   validity_ = {};
   ++batch_;
-  if (gpu_) gpu_->begin_step();
+  if (gpu_) {
+    limits_.clear();
+    for (std::size_t i = 0; i < current_.size(); ++i) limits_.push_back(limits_of(i));
+    gpu_->begin_step(limits_);
+  }
   for (std::size_t i = 0; i < current_.size(); ++i) {
     current_[i].all = {};
     std::fill(current_[i].heads.begin(), current_[i].heads.end(), SampleSums());
@@ -87,6 +93,15 @@ void ActivationStatistics::begin_batch(const Tensor& validity) {
 
 void ActivationStatistics::end_batches() {
   if (gpu_) gpu_->send();
+}
+
+void ActivationStatistics::repeat_batch() {
+  QF_EXPECTS(recording_ && gpu_);
+  gpu_->repeat();
+}
+
+std::shared_ptr<const int> ActivationStatistics::recorded_layout() const {
+  return gpu_ ? gpu_->layout() : nullptr;
 }
 
 void ActivationStatistics::read_gpu() {
@@ -107,21 +122,16 @@ void ActivationStatistics::end_step() {
   }
 }
 
-bool ActivationStatistics::selected(std::string_view name) const {
-  return std::any_of(config_.sites.begin(), config_.sites.end(),
-                     [name](const std::string& site) { return glob_matches(site, name); });
-}
-
 bool ActivationStatistics::wants(std::string_view name) const {
   if (!recording_) return false;
-  if (index_.find(name) != index_.end() || selected(name)) return true;
+  if (index_.find(name) != index_.end() || config_.selects(name)) return true;
   const std::string_view mass = mass_suffix(name);
   std::array<char, 256> context;  // the layer's attention.context; no allocation for the unwanted
   if (mass.empty() || name.size() + kContext.size() > context.size()) return false;
   const std::size_t prefix = name.size() - mass.size();
   name.copy(context.data(), prefix);
   kContext.copy(context.data() + prefix, kContext.size());
-  return selected({context.data(), prefix + kContext.size()});
+  return config_.selects({context.data(), prefix + kContext.size()});
 }
 
 std::size_t ActivationStatistics::add_site(std::string_view name, SiteKind kind,

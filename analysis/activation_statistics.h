@@ -21,10 +21,10 @@
 #include <string_view>
 #include <vector>
 
+#include "analysis/activation_sink.h"
 #include "analysis/config.h"
 #include "analysis/moments.h"
 #include "analysis/named_value.h"
-#include "core/probe.h"
 
 namespace quietformer {
 
@@ -32,6 +32,7 @@ namespace quietformer {
 struct SampleSums {
   std::int64_t samples = 0;
   double kurtosis = 0, skewness = 0, variance = 0, mean = 0;
+  double infinity_norm = 0;  // largest |x|
   Moments pooled;
 
   void add(const Moments& sample);  // a sample without numbers (all padding) does not count
@@ -56,20 +57,26 @@ struct SiteStatistics {
 class GpuSites;
 struct SiteCut;
 
-class ActivationStatistics final : public ProbeSink {
+class ActivationStatistics final : public ActivationSink {
  public:
   /// `config` is valid; `heads` cuts (B,T,C) of attention.context when config.per_head is on.
   ActivationStatistics(const AnalysisConfig& config, std::int64_t heads);
   ~ActivationStatistics() override;
 
   void begin_step();
-  /// Announces a micro-batch. `validity` u8 (B,T), nonzero = a real position, absent = all are: in
-  /// sites (B,T,...), and (B,H,T) for masses, other positions are left out; sites of another shape
-  /// count whole. It must live until the next call.
-  void begin_batch(const Tensor& validity = {});
+  /// In sites (B,T,...), and (B,H,T) for masses, positions that are not real are left out; sites of
+  /// another shape count whole.
+  void begin_batch(const Tensor& validity = {}) override;
   /// After the last micro-batch: a GPU now adds up what it recorded and sends it, while the host
   /// asks for other work. May be left out.
   void end_batches();
+  /// What the last micro-batch recorded was recorded again, by work that a GPU repeated without
+  /// this object being asked (cuda::Graph). So it was recorded while recorded_layout() was what it
+  /// is now.
+  void repeat_batch();
+  /// Work that records on a GPU may be repeated while this stays the same object; it keeps nothing
+  /// alive. Null: there is none yet.
+  std::shared_ptr<const int> recorded_layout() const;
   /// Publishes the step in latest(), and keeps each site's mean and sigma as the reference for the
   /// outliers of the next one.
   void end_step();
@@ -100,7 +107,6 @@ class ActivationStatistics final : public ProbeSink {
     double sigma = -1;  // negative: none yet
   };
 
-  bool selected(std::string_view name) const;
   std::size_t add_site(std::string_view name, SiteKind kind, std::size_t heads);
   void record_on_cpu(const Context& ctx, SiteStatistics& site, const Tensor& value,
                      const SiteCut& cut, const OutlierLimits& limits);
@@ -119,7 +125,8 @@ class ActivationStatistics final : public ProbeSink {
   std::vector<std::int64_t> last_batch_;
   std::map<std::string, Reference, std::less<>> references_;
   std::vector<Moments> partial_;
-  std::unique_ptr<GpuSites> gpu_;  // once something was recorded on one
+  std::vector<OutlierLimits> limits_;  // of a step
+  std::unique_ptr<GpuSites> gpu_;      // once something was recorded on one
 };
 
 /// The average of a mass ("sink_mass", "row_sum") over all layers; NaN where none was recorded.

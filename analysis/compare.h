@@ -1,39 +1,24 @@
-// Several finished runs side by side.
+// Finished runs side by side, as text: analysis/report.h makes a page of the same comparison.
 #pragma once
 
-#include <span>
 #include <string>
-#include <vector>
 
-#include "analysis/named_value.h"
+#include "analysis/variants.h"
 
 namespace quietformer {
 
-/// What is compared of one run directory. The metrics are a flat list of paths, in this order:
-///   loss/SPLIT, bits_per_byte/SPLIT            results.json
-///   tokens_per_second                          median over log.jsonl
-///   sink_mass, row_sum                         results.json, mean over layers
-///   activations/FAMILY/{mean_kurtosis, max_kurtosis, max_abs, outliers_6, outliers_6_sigma}
-///   weights/{mean_kurtosis, max_kurtosis, max_abs, outliers_6_sigma}
-/// A family is all sites whose names differ in numbers only: "blocks.*.mlp.output". Averages and
-/// maxima go over its sites, leaving out nulls; outliers are summed.
-struct RunSummary {
-  std::string directory;
-  std::string name;       // of its config
-  std::string attention;  // "dot softmax_n n=1"
-  std::vector<NamedValue> metrics;
-};
+/// For a terminal: a column per variant, a row per metric; behind the first variant's column, the
+/// difference to it; the deviation where a variant has several runs.
+std::string comparison_table(const Comparison& comparison);
 
-/// Reads results.json, config.yaml and log.jsonl of every directory. What is missing, truncated or
-/// not ours is one warning naming the file: without a readable results.json or config.yaml the
-/// directory is left out, without the log only its speed. InputError when no directory is left.
-std::vector<RunSummary> read_runs(std::span<const std::string> directories);
+/// docs/compare.md describes it.
+std::string comparison_json(const Comparison& comparison);
 
-/// A column per run, a row per metric; behind the first run's column, the difference to it.
-std::string comparison_table(std::span<const RunSummary> runs);
+/// One row per metric and variant, RFC 4180: metric, unit, better, variant, runs, mean, deviation,
+/// delta. Empty where a number is not known.
+std::string comparison_csv(const Comparison& comparison);
 
-/// {"runs": [{directory, name, attention, metrics nested by their paths, "delta": the same nesting,
-/// differences to the first run}]}
-std::string comparison_json(std::span<const RunSummary> runs);
+/// The summary without single families of sites, best in bold, and the config differences.
+std::string comparison_markdown(const Comparison& comparison);
 
 }  // namespace quietformer

@@ -84,7 +84,7 @@ void StatisticsHistory::cut_back(std::int64_t last_step) {
   std::erase_if(order_, [this](const std::string& path) { return !series_.contains(path); });
 }
 
-void StatisticsHistory::write(const std::string& path) const {
+void StatisticsHistory::write(const std::string& path, const FinalResults* final) const {
   Hdf5Writer file(path, kSealBytes);
   file.attribute("/", "format", std::string(kKind.name));
   file.attribute("/", "version", std::int64_t{kKind.version});
@@ -110,6 +110,7 @@ void StatisticsHistory::write(const std::string& path) const {
                    description.by_head ? std::vector<std::string>{"step", "head"}
                                        : std::vector<std::string>{"step"});
   }
+  if (final != nullptr) write_final(file, *final);
   Hdf5Image image = file.finish();
   seal(image.bytes(), kKind);
   write_file_atomically(path, image.view());

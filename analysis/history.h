@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "analysis/activation_statistics.h"
+#include "analysis/final_results.h"
 #include "analysis/weight_statistics.h"
 
 namespace quietformer {
@@ -24,6 +25,8 @@ class StatisticsHistory {
            std::span<const WeightStatistics> weights = {});
 
   const std::vector<std::int64_t>& steps() const { return steps_; }
+  /// Of every series, in order of appearance.
+  const std::vector<std::string>& paths() const { return order_; }
   /// The values at "activations/SITE/QUANTITY", row by row (`steps` x heads or 1); empty when
   /// there is no such series.
   std::vector<double> series(const std::string& path) const;
@@ -32,8 +35,9 @@ class StatisticsHistory {
   /// from a checkpoint goes on from there.
   void cut_back(std::int64_t last_step);
 
-  /// Replaces the file atomically. RunError when it cannot be written.
-  void write(const std::string& path) const;
+  /// Replaces the file atomically, with a group `final` if there is something to put there; load()
+  /// passes over it. RunError when it cannot be written.
+  void write(const std::string& path, const FinalResults* final = nullptr) const;
   /// InputError when the file is damaged or something else.
   static StatisticsHistory load(const std::string& path);
 

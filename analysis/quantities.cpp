@@ -16,6 +16,7 @@ constexpr Quantity kSkewness{"skewness", "skewness, average over samples"};
 constexpr Quantity kVariance{"variance", "population variance, average over samples"};
 constexpr Quantity kMean{"mean", "mean, average over samples"};
 constexpr Quantity kMaxAbs{"max_abs", "largest absolute value"};
+constexpr Quantity kInfinityNorm{"infinity_norm", "largest absolute value, average over samples"};
 constexpr Quantity kValues{"n_values", "numbers seen", Kind::count};
 constexpr Quantity kOutliers{"outliers_6", "numbers x with |x| > 6", Kind::count};
 constexpr Quantity kSigmaOutliers{
@@ -34,6 +35,9 @@ constexpr Quantity kHeadVariance{
 constexpr Quantity kHeadMean{"per_head/mean", "mean per head, average over samples", Kind::by_head};
 constexpr Quantity kHeadMaxAbs{"per_head/max_abs", "largest absolute value per head",
                                Kind::by_head};
+constexpr Quantity kHeadInfinityNorm{"per_head/infinity_norm",
+                                     "largest absolute value per head, average over samples",
+                                     Kind::by_head};
 
 constexpr Quantity kWeights{"n_weights", "numbers in the tensor", Kind::count};
 constexpr Quantity kWeightKurtosis{"kurtosis", "excess kurtosis of the tensor"};
@@ -82,6 +86,7 @@ void visit_quantities(const SiteStatistics& site, const QuantityVisitor& visit) 
   scalar(kVariance, all.average(&SampleSums::variance));
   scalar(kMean, all.average(&SampleSums::mean));
   scalar(kMaxAbs, pooled.max_abs);
+  scalar(kInfinityNorm, all.average(&SampleSums::infinity_norm));
   scalar(kValues, pooled.count);
   scalar(kOutliers, pooled.beyond_magnitude);
   scalar(kSigmaOutliers, site.has_reference ? static_cast<double>(pooled.outside) : kNaN);
@@ -93,6 +98,7 @@ void visit_quantities(const SiteStatistics& site, const QuantityVisitor& visit) 
   visit_heads(site, visit, kHeadVariance, averages(&SampleSums::variance));
   visit_heads(site, visit, kHeadMean, averages(&SampleSums::mean));
   visit_heads(site, visit, kHeadMaxAbs, [](const SampleSums& s) { return s.pooled.max_abs; });
+  visit_heads(site, visit, kHeadInfinityNorm, averages(&SampleSums::infinity_norm));
 }
 
 void visit_quantities(const WeightStatistics& weight, const QuantityVisitor& visit) {

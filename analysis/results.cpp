@@ -44,8 +44,7 @@ class Builder {
           if (!std::isnan(values[0])) place = static_cast<std::int64_t>(values[0]);
           break;
         case Quantity::Kind::by_head:
-          place = Json::array();
-          for (double value : values) place.push_back(number(value, path));
+          place = numbers(values, path);
           break;
       }
     });
@@ -55,6 +54,28 @@ class Builder {
   Json weights(std::span<const WeightStatistics> weights) {
     Json all = Json::object();
     for (const WeightStatistics& w : weights) all[w.name] = object(w, "weights." + w.name);
+    return all;
+  }
+
+  Json numbers(std::span<const double> values, const std::string& key) {
+    Json list = Json::array();
+    for (double value : values) list.push_back(number(value, key));
+    return list;
+  }
+
+  Json attention(std::span<const AttentionProfile> profiles) {
+    Json all = Json::object();
+    for (const AttentionProfile& profile : profiles) {
+      Json& layer = all[profile.layer] = Json::object();
+      const auto add = [&](const char* name, std::span<const double> heads) {
+        if (!heads.empty())
+          layer[name] = numbers(heads, fmt::format("attention.{}.{}", profile.layer, name));
+      };
+      add("first_token_mass", profile.first_token_mass);
+      add("row_sum", profile.row_sum);
+      add("sink_mass", profile.sink_mass);
+      add("entropy", profile.entropy);
+    }
     return all;
   }
 
@@ -69,6 +90,26 @@ class Builder {
   int nulls_ = 0;
   std::string first_;
 };
+
+Json histogram_json(const MagnitudeHistogram& histogram) {
+  return {{"bins_per_octave", MagnitudeHistogram::kBinsPerOctave},
+          {"lowest_exponent", MagnitudeHistogram::kLowestExponent},
+          {"below", histogram.below},
+          {"counts", histogram.counts},
+          {"above", histogram.above}};
+}
+
+Json outliers_json(const OutlierDimensions& outliers) {
+  Json layers = Json::array(), positions = Json::array();
+  for (const std::int64_t channel : outliers.channels) {
+    layers.push_back(outliers.channel_layers[static_cast<std::size_t>(channel)]);
+    positions.push_back(outliers.channel_positions[static_cast<std::size_t>(channel)]);
+  }
+  return {{"count", outliers.channels.size()},
+          {"channels", outliers.channels},
+          {"layers", layers},
+          {"positions", positions}};
+}
 
 }  // namespace
 
@@ -90,7 +131,15 @@ std::string results_json(const RunResults& results, const std::string& name) {
   for (const SiteStatistics& site : results.activations)
     if (site.all.samples > 0)
       root["activations"][site.site] = builder.object(site, "activations." + site.site);
+  if (results.final != nullptr) {
+    for (const FinalSite& site : results.final->sites)
+      root["activations"][site.site]["histogram"] = histogram_json(site.histogram);
+    if (results.final->outliers.layers > 0)
+      root["outlier_dimensions"] = outliers_json(results.final->outliers);
+    root["attention"] = builder.attention(results.final->attention);
+  }
   root["weights"] = builder.weights(results.weights);
+  for (const auto& [key, value] : results.environment) root["environment"][key] = value;
   return builder.text(root, name);
 }
 

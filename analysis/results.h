@@ -3,7 +3,11 @@
 //   {"loss": {SPLIT: nats per token}, "bits_per_byte": {SPLIT: ...},      (byte models)
 //    "sink_mass": mean over layers, "row_sum": ...,                        (where recorded)
 //    "activations": {SITE: {n_samples, kurtosis, skewness, variance, mean, max_abs, ...}},
-//    "weights": {PARAMETER: {n_weights, kurtosis, skewness, variance, mean, max_abs, ...}}}
+//    "outlier_dimensions": {"count", "channels", "layers", "positions"},   (of FinalResults, and
+//    "attention": {LAYER: {"first_token_mass", "row_sum", "sink_mass", "entropy"}},    where there
+//                                                   are some, "histogram" of the activations too)
+//    "weights": {PARAMETER: {n_weights, kurtosis, skewness, variance, mean, max_abs, ...}},
+//    "environment": {"version", "commit", "device", ...: text}}            (where known)
 //
 // The quantities are those of analysis/quantities.h. A number that is not finite is null, with one
 // warning for all of them (JSON knows no NaN); so is a count that is not known, without a warning.
@@ -11,9 +15,11 @@
 
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "analysis/activation_statistics.h"
+#include "analysis/final_results.h"
 #include "analysis/weight_statistics.h"
 
 namespace quietformer {
@@ -26,8 +32,10 @@ struct SplitLoss {
 struct RunResults {
   std::vector<SplitLoss> losses;
   bool bytes = false;  // a token is a byte: report bits per byte
+  std::vector<std::pair<std::string, std::string>> environment;  // "commit", "device", ...
   std::span<const SiteStatistics> activations;
   std::span<const WeightStatistics> weights;
+  const FinalResults* final = nullptr;
 };
 
 /// Replaces `path` atomically. RunError when it cannot be written.

@@ -7,6 +7,9 @@
 
 namespace quietformer {
 
+/// "attention.sink_mass" or "attention.row_sum" if such a probe's name ends so, else empty.
+std::string_view mass_suffix(std::string_view name);
+
 /// Samples, each of `units` (heads, or 1) of `rows` rows of `width` numbers; strides in elements.
 struct SiteCut {
   std::int64_t samples = 0, units = 1, rows = 0, width = 0;

@@ -21,13 +21,14 @@
 // each other; what is there is overwritten, gradients included.
 //
 // Sources: Vaswani et al. 2017 (dot, softmax); Miller 2023 (softmax plus one); Ramapuram et al.,
-// arXiv 2409.04431 (sigmoid); Press et al., arXiv 2108.12409 (ALiBi); Ainslie et al., arXiv
-// 2305.13245 (grouped queries); Srivastava et al. 2014 (dropout). docs/attention.md has the
-// formulas.
+// arXiv 2409.04431 (sigmoid); Bondarenko et al., arXiv 2306.12929 (clipped softmax); Press et al.,
+// arXiv 2108.12409 (ALiBi); Ainslie et al., arXiv 2305.13245 (grouped queries); Srivastava et al.
+// 2014 (dropout). docs/attention.md has the formulas.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -53,6 +54,7 @@ struct HeadParameterInfo {
   double default_value;   // used when the problem carries no tensor for it
   double example;         // a value away from special cases: tests and benchmarks use it
   double minimum;         // the smallest legal value; NaN is never legal
+  double maximum = std::numeric_limits<double>::infinity();  // and the largest
 };
 
 /// What the build knows about a normaliser; made from the list in attention/normalizer.
@@ -60,6 +62,7 @@ struct NormalizerInfo {
   std::string_view name;
   std::vector<HeadParameterInfo> parameters;
   bool row_normalised;  // has a row denominator: lse, lse_scores and sink_mass exist
+  bool clips;           // weights end at bounds: there gradients jump
 };
 
 /// All normalisers of this build, in the order of attention/normalizer/CMakeLists.txt.
@@ -119,7 +122,8 @@ struct AttentionProblem {
                      // unused). Packed: (1,H,total_q), as all per-row outputs
   Tensor lse;  // (B,H,L) ln of the whole denominator, n included; -inf for an empty row, n = 0
   Tensor lse_scores;  // (B,H,L) n excluded
-  Tensor sink_mass;   // (B,H,L) 1 - row sum: what the sink took; 0 where there is no sink at all
+  Tensor sink_mass;   // (B,H,L) what the sink took of the denominator; 0 without one. 1 - row sum
+                      // of softmax_n; clips take more
   Tensor row_sum;     // (B,H,L) sum_j P_ij, before dropout
   Tensor total_attention;  // (B,H,S) sum_i P_ij, before dropout. Packed: (1,H,total_k)
   Tensor weights;  // (B,H,L,S) P before dropout, zero where hidden; `reference` only, not packed

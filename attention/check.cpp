@@ -228,8 +228,10 @@ class Checker {
     if (value.device.type != DeviceType::cpu) return;
     dispatch_floating(value.dtype, [&]<class T>() {
       for (std::int64_t h = 0; h < value.count(); ++h)
-        if (!(double(value.as<T>()[h]) >= info.minimum))
-          fail("{}: {} for head {}, expected at least {}", name, value.as<T>()[h], h, info.minimum);
+        if (const double x = double(value.as<T>()[h]); !(x >= info.minimum))
+          fail("{}: {} for head {}, expected at least {}", name, x, h, info.minimum);
+        else if (!(x <= info.maximum))
+          fail("{}: {} for head {}, expected at most {}", name, x, h, info.maximum);
     });
   }
 

@@ -35,8 +35,7 @@ template <class N, class T>
                                      T* dscores) {
 #pragma omp simd
   for (std::int64_t j = columns.begin; j < columns.end; ++j) {
-    const Element<T> element{scores[j], N::weight(scores[j], state, parameters),
-                             visible_gradient(scores[j], dweights[j])};
+    const Element<T> element = element_of<N>(scores[j], dweights[j], state, parameters);
     dscores[j] = N::dscore(element, delta, state, parameters);
     weights[j] = element.weight;
   }
@@ -50,10 +49,11 @@ template <class N, class T>
                                            typename N::template Parameters<double> parameters) {
   double total = 0;
 #pragma omp simd reduction(+ : total)
-  for (std::int64_t j = columns.begin; j < columns.end; ++j)
-    total += double(N::element_gradient(
-        k, Element<T>{scores[j], weights[j], visible_gradient(scores[j], dweights[j])}, dscores[j],
-        state, parameters));
+  for (std::int64_t j = columns.begin; j < columns.end; ++j) {
+    Element<T> element{weights[j], weights[j], visible_gradient(scores[j], dweights[j])};
+    if constexpr (N::clips) element = element_of<N>(scores[j], dweights[j], state, parameters);
+    total += double(N::element_gradient(k, element, dscores[j], state, parameters));
+  }
   return total;
 }
 
@@ -65,8 +65,7 @@ template <class N, class T>
   double total = 0;
 #pragma omp simd reduction(+ : total)
   for (std::int64_t j = columns.begin; j < columns.end; ++j) {
-    const Element<T> element{scores[j], N::weight(scores[j], state, parameters),
-                             visible_gradient(scores[j], dweights[j])};
+    const Element<T> element = element_of<N>(scores[j], dweights[j], state, parameters);
     total += double(N::delta_term(element, state, parameters));
   }
   return total;

@@ -52,8 +52,7 @@ void differentiate_row(T* scores, T* grads, KeyRange keys, double do_dot_o,
                        const typename N::template Parameters<double>& parameters,
                        double* parameter_sums) {
   const auto element = [&](std::int64_t j) {
-    return Element<T>{scores[j], N::weight(scores[j], row, parameters),
-                      visible_gradient(scores[j], grads[j])};
+    return element_of<N>(scores[j], grads[j], row, parameters);
   };
   double delta = 0;
   if constexpr (N::delta_rule == DeltaRule::output_dot) delta = do_dot_o;

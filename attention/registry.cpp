@@ -15,7 +15,7 @@ namespace {
 
 template <class N>
 NormalizerInfo info_of() {
-  return {N::name, {N::parameters.begin(), N::parameters.end()}, N::row_normalised};
+  return {N::name, {N::parameters.begin(), N::parameters.end()}, N::row_normalised, N::clips};
 }
 
 // Indexed by Score: both follow the list.

@@ -135,8 +135,9 @@ def train(recorder, binary, torch_version):
                 more = dict(bench="train", implementation=f"torch {torch_version} compile") if key == "torch" else {}
                 recorder.add("train", command, dict(line, note=name, **more))
                 speed[key] = line["tokens_per_s"] / 1e3
+                if "ms_without_statistics" in line:
+                    cost = 100 * (line["ms"] / line["ms_without_statistics"] - 1)
         ratio = f" torch {speed['torch']:.0f} ({speed['ours'] / speed['torch']:.2f})" if "torch" in speed else ""
-        cost = 100 * (speed["ours"] / speed["statistics"] - 1)
         print(f"{name:12} {speed['ours']:8.0f}{ratio}  statistics {speed['statistics']:.0f} ({cost:+.1f} % time)")
 
 

@@ -7,7 +7,7 @@ set(QUIETFORMER_SANITIZE "" CACHE STRING "Sanitizers for everything, e.g. addres
 
 # Parts that may be absent. AUTO takes what is there and the summary says what that was; ON makes an
 # absent part an error.
-foreach(part CUDA ICU MPI NCCL)
+foreach(part CUDA ICU REPORT PROTOBUF MPI NCCL)
   set(QUIETFORMER_${part} AUTO CACHE STRING "${part}: AUTO, ON or OFF")
   set_property(CACHE QUIETFORMER_${part} PROPERTY STRINGS AUTO ON OFF)
   if(NOT QUIETFORMER_${part} MATCHES "^(AUTO|ON|OFF)$")

@@ -32,6 +32,46 @@ if(NOT QUIETFORMER_ICU STREQUAL "OFF")
   endif()
 endif()
 
+# The charts of the HTML report: one file, which becomes part of the program.
+set(QUIETFORMER_HAS_REPORT OFF)
+set(QUIETFORMER_REPORT_STATUS "off (QUIETFORMER_REPORT=OFF)")
+if(NOT QUIETFORMER_REPORT STREQUAL "OFF")
+  find_file(QUIETFORMER_CHART_JS chart.min.js
+            PATHS /usr /usr/local PATH_SUFFIXES share/javascript/chart.js share/nodejs/chart.js/dist
+            DOC "chart.min.js of Chart.js 3")
+  mark_as_advanced(QUIETFORMER_CHART_JS)
+  set(QUIETFORMER_REPORT_STATUS "Chart.js not found (libjs-chart.js): compare makes no HTML")
+  set(version)
+  if(QUIETFORMER_CHART_JS)
+    file(STRINGS ${QUIETFORMER_CHART_JS} version REGEX "Chart\\.js v[0-9.]+" LIMIT_INPUT 300)
+    string(REGEX MATCH "[0-9]+\\.[0-9.]+" version "${version}")
+    set(QUIETFORMER_REPORT_STATUS
+        "Chart.js '${version}' is not version 3 (libjs-chart.js): compare makes no HTML")
+  endif()
+  if(version MATCHES "^3\\.")
+    set(QUIETFORMER_HAS_REPORT ON)
+    set(QUIETFORMER_REPORT_STATUS "Chart.js ${version}")
+  elseif(QUIETFORMER_REPORT STREQUAL "ON")
+    message(FATAL_ERROR "QUIETFORMER_REPORT=ON: no Chart.js 3 found, e.g. apt-get install libjs-chart.js")
+  endif()
+endif()
+
+# TensorBoard's event files are protobuf messages.
+set(QUIETFORMER_HAS_PROTOBUF OFF)
+set(QUIETFORMER_PROTOBUF_STATUS "off (QUIETFORMER_PROTOBUF=OFF): no event files for TensorBoard")
+if(NOT QUIETFORMER_PROTOBUF STREQUAL "OFF")
+  find_package(Protobuf 3.12 QUIET)
+  set(QUIETFORMER_PROTOBUF_STATUS
+      "not found (libprotobuf-dev, protobuf-compiler): no event files for TensorBoard")
+  if(TARGET protobuf::libprotobuf-lite AND TARGET protobuf::protoc)
+    set(QUIETFORMER_HAS_PROTOBUF ON)
+    set(QUIETFORMER_PROTOBUF_STATUS "${Protobuf_VERSION}")
+  elseif(QUIETFORMER_PROTOBUF STREQUAL "ON")
+    message(FATAL_ERROR "QUIETFORMER_PROTOBUF=ON: no protobuf 3.12 or newer found, e.g. apt-get install "
+                        "libprotobuf-dev protobuf-compiler")
+  endif()
+endif()
+
 # Several ranks come in a later version: what is there is reported, nothing uses it.
 foreach(part MPI NCCL)
   if(QUIETFORMER_${part} STREQUAL "ON")

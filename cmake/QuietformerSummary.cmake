@@ -42,6 +42,8 @@ function(quietformer_summary)
   message(STATUS "                 nlohmann-json ${nlohmann_json_VERSION}, CLI11 ${CLI11_VERSION}, "
                  "zlib ${ZLIB_VERSION_STRING}, libzip ${libzip_VERSION}, xxHash ${xxhash_VERSION}")
   message(STATUS "  ICU            ${QUIETFORMER_ICU_STATUS}")
+  message(STATUS "  HTML report    ${QUIETFORMER_REPORT_STATUS}")
+  message(STATUS "  protobuf       ${QUIETFORMER_PROTOBUF_STATUS}")
   message(STATUS "  CUDA           ${QUIETFORMER_CUDA_STATUS}")
   message(STATUS "  MPI            ${QUIETFORMER_MPI_STATUS}")
   message(STATUS "  NCCL           ${QUIETFORMER_NCCL_STATUS}")

@@ -36,19 +36,6 @@ bool listed(const std::vector<std::string_view>& keys, std::string_view key) {
   return std::find(keys.begin(), keys.end(), key) != keys.end();
 }
 
-void merge(ConfigValue& onto, ConfigValue&& from, const std::vector<std::string_view>& whole) {
-  for (auto& [key, value] : from.fields) {
-    auto at = std::find_if(onto.fields.begin(), onto.fields.end(),
-                           [&key = key](const auto& field) { return field.first == key; });
-    if (at == onto.fields.end())
-      onto.fields.emplace_back(key, std::move(value));
-    else if (at->second.kind == Kind::map && value.kind == Kind::map && !listed(whole, key))
-      merge(at->second, std::move(value), whole);
-    else
-      at->second = std::move(value);
-  }
-}
-
 ConfigValue load(const std::string& path, const std::vector<std::string_view>& whole, int depth) {
   if (depth > kMaxBaseDepth)
     throw InputError(
@@ -67,7 +54,7 @@ ConfigValue load(const std::string& path, const std::vector<std::string_view>& w
     throw InputError(fmt::format("{}: base: {}: no such config file", base->where, parent));
   ConfigValue merged = load(parent, whole, depth + 1);
   std::erase_if(root.fields, [](const auto& field) { return field.first == "base"; });
-  merge(merged, std::move(root), whole);
+  merge_config(merged, std::move(root), whole);
   return merged;
 }
 
@@ -120,6 +107,19 @@ ConfigValue load_config(const std::string& path, const std::vector<std::string_v
   return load(path, whole, 0);
 }
 
+void merge_config(ConfigValue& onto, ConfigValue from, const std::vector<std::string_view>& whole) {
+  for (auto& [key, value] : from.fields) {
+    auto at = std::find_if(onto.fields.begin(), onto.fields.end(),
+                           [&key = key](const auto& field) { return field.first == key; });
+    if (at == onto.fields.end())
+      onto.fields.emplace_back(key, std::move(value));
+    else if (at->second.kind == Kind::map && value.kind == Kind::map && !listed(whole, key))
+      merge_config(at->second, std::move(value), whole);
+    else
+      at->second = std::move(value);
+  }
+}
+
 void apply_override(ConfigValue& root, const std::string& assignment,
                     const std::vector<std::string_view>& whole) {
   const std::size_t equals = assignment.find('=');
@@ -140,7 +140,7 @@ void apply_override(ConfigValue& root, const std::string& assignment,
     if (dot == std::string::npos) break;
     path.resize(dot);
   }
-  merge(root, std::move(value), whole);
+  merge_config(root, std::move(value), whole);
 }
 
 std::string nearest(std::string_view word, const std::vector<std::string>& known) {

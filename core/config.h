@@ -50,6 +50,9 @@ ConfigValue parse_yaml(std::string_view text, const std::string& name);
 /// inherited value entirely.
 ConfigValue load_config(const std::string& path, const std::vector<std::string_view>& whole);
 
+/// Puts the fields of the map `from` on top of those of the map `onto`, key by key as above.
+void merge_config(ConfigValue& onto, ConfigValue from, const std::vector<std::string_view>& whole);
+
 /// Applies "a.b.c=value" (value in YAML) on top.
 void apply_override(ConfigValue& root, const std::string& assignment,
                     const std::vector<std::string_view>& whole);

@@ -28,6 +28,7 @@ class Bert final : public LanguageModel {
   void embed_backward(const Context& ctx, const Tensor& gradient) override;
   Tensor read_out(const Context& ctx, const Tensor& x) override;
   void read_out_backward(const Context& ctx, VocabularyHead& head, const Tensor& d_x) override;
+  void set_read_out_hook(OperandHook* hook) override { dense_->set_operand_hook(hook); }
 
   std::string path_ = "head";
   DType dtype_;

@@ -89,6 +89,10 @@ class Block {
     attention_.set_schedule_step(ctx, step);
   }
   void set_schedule_step(std::int64_t step) { attention_.set_schedule_step(step); }
+  void set_operand_hook(OperandHook* hook) {
+    attention_.set_operand_hook(hook);
+    mlp_.set_operand_hook(hook);
+  }
 
  private:
   std::string path_, output_name_;

@@ -34,6 +34,9 @@ class BlockStack {
 
   void set_schedule_step(const Context& ctx, std::int64_t step);
   void set_schedule_step(std::int64_t step);
+  void set_operand_hook(OperandHook* hook) {
+    for (Block& block : blocks_) block.set_operand_hook(hook);
+  }
   std::string_view attention_implementation() const {
     return blocks_.front().attention_implementation();
   }

@@ -22,21 +22,23 @@ void fill(const Context& ctx, const Tensor& tensor, double value) {
 HeadParameters::HeadParameters(ParameterList& parameters, const std::string& path,
                                const ModelConfig& model, const AttentionConfig& attention)
     : heads_(model.heads), dtype_(parameters.master_dtype()), device_(parameters.device()) {
-  const double minus_log_context = -std::log(static_cast<double>(model.context));
+  const auto context = static_cast<double>(model.context);
   const NormalizerInfo& info = find_normalizer(attention.normalizer);
   for (int i = 0; i < static_cast<int>(info.parameters.size()); ++i) {
     const std::string_view name = info.parameters[i].name;
     const bool learned = attention.n.kind == Kind::learned;
-    if (name == "n" && !learned) add(i, attention.n, minus_log_context, parameters, path + ".n");
+    if (name == "n" && !learned) add(i, attention.n, context, parameters, path + ".n");
     if (name == "sink_logit" && learned)
-      add(i, HeadParameterConfig::learned(std::log(attention.n.init)), minus_log_context,
-          parameters, path + ".sink_logit");
+      add(i, HeadParameterConfig::learned(std::log(attention.n.init)), context, parameters,
+          path + ".sink_logit");
     if (name == "sigmoid_bias")
-      add(i, attention.sigmoid_bias, minus_log_context, parameters, path + ".sigmoid_bias");
+      add(i, attention.sigmoid_bias, context, parameters, path + ".sigmoid_bias");
+    if (name == "gamma") add(i, attention.gamma, context, parameters, path + ".gamma");
+    if (name == "zeta") add(i, attention.zeta, context, parameters, path + ".zeta");
   }
 }
 
-void HeadParameters::add(int index, const HeadParameterConfig& config, double minus_log_context,
+void HeadParameters::add(int index, const HeadParameterConfig& config, double context,
                          ParameterList& parameters, const std::string& name) {
   Entry& entry = entries_[index];
   if (config.kind == Kind::learned) {
@@ -50,7 +52,10 @@ void HeadParameters::add(int index, const HeadParameterConfig& config, double mi
       fill(host, constant, config.values.at(0));
       break;
     case Kind::minus_log_context:
-      fill(host, constant, minus_log_context);
+      fill(host, constant, -std::log(context));
+      break;
+    case Kind::over_context:
+      fill(host, constant, config.values.at(0) / context);
       break;
     case Kind::per_head:
       for (std::int64_t h = 0; h < heads_; ++h)

@@ -21,6 +21,7 @@ enum class Memory : std::uint8_t { shapes, slots };
 ///   sink_logit    n learned: Parameter `path.sink_logit` (H), starting at ln(n.init)
 ///   sigmoid_bias  fixed, per head, scheduled or -ln(context): a constant (H); learned: Parameter
 ///                 `path.sigmoid_bias` (H)
+///   gamma, zeta   fixed, per head, scheduled, gamma also as a part of 1/context: a constant (H)
 class HeadParameters {
  public:
   HeadParameters(ParameterList& parameters, const std::string& path, const ModelConfig& model,
@@ -46,8 +47,8 @@ class HeadParameters {
     HeadParameterConfig scheduled;  // kind scheduled: what `constant` follows
     bool follows_schedule = false;
   };
-  void add(int index, const HeadParameterConfig& config, double minus_log_context,
-           ParameterList& parameters, const std::string& name);
+  void add(int index, const HeadParameterConfig& config, double context, ParameterList& parameters,
+           const std::string& name);
 
   std::array<Entry, kMaxHeadParameters> entries_;
   std::int64_t heads_;

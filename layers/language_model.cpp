@@ -94,6 +94,12 @@ void LanguageModel::set_schedule_step(std::int64_t step) {
   blocks_->set_schedule_step(step);
 }
 
+void LanguageModel::set_operand_hook(OperandHook* hook) {
+  blocks_->set_operand_hook(hook);
+  set_read_out_hook(hook);
+  head_->set_operand_hook(hook);
+}
+
 std::unique_ptr<LanguageModel> make_model(const ModelConfig& model,
                                           const AttentionConfig& attention,
                                           ParameterList& parameters) {

@@ -62,6 +62,12 @@ class LanguageModel {
   void set_schedule_step(const Context& ctx, std::int64_t step);
   void set_schedule_step(std::int64_t step);
 
+  /// Before declare(): what all products read goes through `hook`, which outlives its use; null:
+  /// none. A hook that replaces another one wants no more weights of attention than that.
+  void set_operand_hook(OperandHook* hook);
+  /// Name of the parameter that the vocabulary's product reads; the token embedding when tied.
+  const std::string& head_weight() const { return head_->weight().name; }
+
   const ModelConfig& config() const { return model_; }  // resolved
   /// The implementation of attention that all blocks run; after declare().
   std::string_view attention_implementation() const { return blocks_->attention_implementation(); }
@@ -87,6 +93,9 @@ class LanguageModel {
   virtual Tensor read_out(const Context& ctx, const Tensor& x);
   /// Calls head.backward() and writes the gradient of read_out()'s x.
   virtual void read_out_backward(const Context& ctx, VocabularyHead& head, const Tensor& d_x);
+
+  /// Of what read_out() consists of.
+  virtual void set_read_out_hook(OperandHook*) {}
 
   Tensor features(const Context& ctx, const TokenBatch& batch);
   void backward_from_logits(const Context& ctx);

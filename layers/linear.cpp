@@ -98,19 +98,20 @@ void linear_backward_parameters(const Context& ctx, const Tensor& d_weight, cons
 
 Linear::Linear(ParameterList& parameters, const std::string& path, std::int64_t in,
                std::int64_t out, Bias bias, Init init)
-    : weight_(parameters.add(path + ".weight", {out, in}, init)) {
+    : input_name_(path + ".input"), weight_(parameters.add(path + ".weight", {out, in}, init)) {
   if (bias == Bias::yes) bias_ = parameters.add(path + ".bias", {out}, Init::constant(0));
 }
 
 void Linear::forward(const Context& ctx, const Tensor& y, const Tensor& x) {
   input_ = x;
-  linear_forward(ctx, y, x, weight_.value, bias_.value);
+  linear_forward(ctx, y, operand(ctx, hook_, input_name_, x), weight_.value, bias_.value);
 }
 
 void Linear::forward_gelu(const Context& ctx, GeluForm form, const Tensor& y, const Tensor& z,
                           const Tensor& x) {
   input_ = x;
-  linear_gelu_forward(ctx, form, y, z, x, weight_.value, bias_.value);
+  linear_gelu_forward(ctx, form, y, z, operand(ctx, hook_, input_name_, x), weight_.value,
+                      bias_.value);
 }
 
 void Linear::backward_gelu(const Context& ctx, GeluForm form, const Tensor& dz, const Tensor& dy,

@@ -7,6 +7,7 @@
 #include "core/gemm.h"
 #include "layers/activation.h"
 #include "layers/layer.h"
+#include "layers/operand_hook.h"
 
 namespace quietformer {
 
@@ -37,7 +38,7 @@ void linear_backward_parameters(const Context& ctx, const Tensor& d_weight, cons
 enum class Bias : std::uint8_t { no, yes };
 
 /// Parameters `path.weight` (out, in) and, with a bias, `path.bias` (out), which starts at zero.
-/// The input must stay unchanged until backward.
+/// The input must stay unchanged until backward. Site: path.input.
 class Linear {
  public:
   Linear(ParameterList& parameters, const std::string& path, std::int64_t in, std::int64_t out,
@@ -52,8 +53,11 @@ class Linear {
   /// Where the input was gelu(z): dz instead of the gradient of the input.
   void backward_gelu(const Context& ctx, GeluForm form, const Tensor& dz, const Tensor& dy,
                      const Tensor& z);
+  void set_operand_hook(OperandHook* hook) { hook_ = hook; }
 
  private:
+  std::string input_name_;
+  OperandHook* hook_ = nullptr;
   Parameter weight_, bias_;  // bias_ has empty slots without a bias
   Tensor input_;
 };

@@ -68,4 +68,10 @@ void Mlp::backward(const Context& ctx, const Tensor& dx, const Tensor& dy) {
   up_.backward(ctx, dx, d_up);
 }
 
+void Mlp::set_operand_hook(OperandHook* hook) {
+  up_.set_operand_hook(hook);
+  if (gate_) gate_->set_operand_hook(hook);
+  down_.set_operand_hook(hook);
+}
+
 }  // namespace quietformer

@@ -19,6 +19,7 @@ class Mlp {
   void declare(Arena& arena, BatchShape shape, Purpose purpose);
   void forward(const Context& ctx, const Tensor& y, const Tensor& x);
   void backward(const Context& ctx, const Tensor& dx, const Tensor& dy);
+  void set_operand_hook(OperandHook* hook);
 
  private:
   GeluForm gelu_form() const { return kind_ == MlpKind::gelu ? GeluForm::tanh : GeluForm::erf; }

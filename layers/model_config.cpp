@@ -52,6 +52,16 @@ void check_not_negative(std::string_view key, double value) {
     throw InputError(fmt::format("{}: found {}, expected zero or a positive number", key, value));
 }
 
+void check_gamma(std::string_view key, double value) {
+  if (!(value <= 0 && std::isfinite(value)))
+    throw InputError(fmt::format("{}: found {}, expected zero or a negative number", key, value));
+}
+
+void check_zeta(std::string_view key, double value) {
+  if (!(value >= 1 && std::isfinite(value)))
+    throw InputError(fmt::format("{}: found {}, expected 1 or more", key, value));
+}
+
 void check_finite(std::string_view key, double value) {
   if (!std::isfinite(value))
     throw InputError(fmt::format("{}: found {}, expected a finite number", key, value));
@@ -62,7 +72,8 @@ using ValueCheck = void (*)(std::string_view key, double value);
 void check_head_parameter(const std::string& key, const HeadParameterConfig& config,
                           std::int64_t heads, ValueCheck check_value) {
   using Kind = HeadParameterConfig::Kind;
-  const std::size_t expected = config.kind == Kind::fixed      ? 1
+  const bool one = config.kind == Kind::fixed || config.kind == Kind::over_context;
+  const std::size_t expected = one                             ? 1
                                : config.kind == Kind::per_head ? static_cast<std::size_t>(heads)
                                                                : 0;
   if (config.values.size() != expected)
@@ -172,6 +183,17 @@ void check_attention(const ModelConfig& model, const AttentionSettings& attentio
   // What is learned is the sink logit ln n.
   if (attention.n.kind == Kind::learned) check_positive("attention.n.init", attention.n.init);
   check_head_parameter("attention.sigmoid_bias", attention.sigmoid_bias, model.heads, check_finite);
+  check_head_parameter("attention.gamma", attention.gamma, model.heads, check_gamma);
+  check_head_parameter("attention.zeta", attention.zeta, model.heads, check_zeta);
+  for (const auto& [key, config] :
+       {std::pair{"gamma", &attention.gamma}, {"zeta", &attention.zeta}})
+    if (config->kind == Kind::learned)
+      throw InputError(
+          fmt::format("attention.{}: found learned, expected a number, a list or a schedule: "
+                      "training would take it out of its range",
+                      key));
+  find_gate(attention.gate);
+  check_finite("attention.gate_bias", attention.gate_bias);
   if (attention.causal == is_encoder(model))
     throw InputError(
         fmt::format("attention.causal: found {}, expected {}: model.type {} {}", attention.causal,
@@ -255,6 +277,11 @@ PositionKind find_position(std::string_view value) {
                                                    {"rotary", PositionKind::rotary},
                                                    {"none", PositionKind::none}};
   return find("model.position", value, kTable);
+}
+
+GateKind find_gate(std::string_view value) {
+  static constexpr Named<GateKind> kTable[] = {{"none", GateKind::none}, {"head", GateKind::head}};
+  return find("attention.gate", value, kTable);
 }
 
 std::optional<NormKind> find_qk_norm(std::string_view value) {

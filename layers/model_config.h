@@ -83,7 +83,7 @@ struct ModelConfig {
   }
 };
 
-/// `attention.n` and `attention.sigmoid_bias`: one value per head.
+/// One value per head: `attention.n`, `sigmoid_bias`, `gamma` and `zeta`.
 struct HeadParameterConfig {
   enum class Kind : std::uint8_t {
     fixed,              // values[0] for all heads             YAML: 1.0
@@ -91,6 +91,7 @@ struct HeadParameterConfig {
     learned,            // trained, all heads start at `init`        {learned: true, init: 1.0}
     scheduled,          // from -> to, linear over `steps`           {from: 0, to: 1, steps: 1000}
     minus_log_context,  // -ln(model.context); sigmoid_bias only     -log_context
+    over_context,       // values[0] / model.context; gamma only     -4/context
   };
   Kind kind = Kind::fixed;
   std::vector<double> values;
@@ -114,6 +115,7 @@ struct HeadParameterConfig {
     return config;
   }
   static HeadParameterConfig minus_log_context() { return of(Kind::minus_log_context, {}); }
+  static HeadParameterConfig over_context(double value) { return of(Kind::over_context, {value}); }
   friend bool operator==(const HeadParameterConfig&, const HeadParameterConfig&) = default;
 
  private:
@@ -125,6 +127,10 @@ struct HeadParameterConfig {
   }
 };
 
+/// The keys that hold one. In YAML their maps are alternatives, not sections: a child's {from, to,
+/// steps} must not merge into an inherited {learned, init}.
+inline const std::vector<std::string_view> kHeadParameterKeys{"n", "sigmoid_bias", "gamma", "zeta"};
+
 /// What the attention of one layer is.
 struct AttentionSettings {
   std::string score = "dot";    // dot, cosine, piecewise
@@ -135,6 +141,10 @@ struct AttentionSettings {
   std::string normalizer = "softmax_n";  // a name of normalizers()
   HeadParameterConfig n = HeadParameterConfig::fixed(1.0);
   HeadParameterConfig sigmoid_bias = HeadParameterConfig::minus_log_context();
+  HeadParameterConfig gamma = HeadParameterConfig::fixed(-0.03);  // clipped_softmax
+  HeadParameterConfig zeta = HeadParameterConfig::fixed(1.0);
+  std::string gate = "none";  // none, head: each head's output times a gate that its token sets
+  double gate_bias = 0;       // head: where the gate's bias starts
   bool causal = true;
   std::array<std::int64_t, 2> window{-1, -1};  // keys to the left and right; -1: unlimited
   bool alibi = false;
@@ -161,6 +171,10 @@ struct AttentionSettings {
     v.field("normalizer", self.normalizer);
     v.field("n", self.n);
     v.field("sigmoid_bias", self.sigmoid_bias);
+    v.field("gamma", self.gamma);
+    v.field("zeta", self.zeta);
+    v.field("gate", self.gate);
+    v.field("gate_bias", self.gate_bias);
     v.field("causal", self.causal);
     v.field("window", self.window);
     v.field("alibi", self.alibi);
@@ -212,6 +226,7 @@ enum class MlpKind : std::uint8_t { gelu, gelu_erf, swiglu };
 enum class NormKind : std::uint8_t { layernorm, rmsnorm, l2 };  // l2: qk_norm only
 enum class NormStructure : std::uint8_t { pre, post, hybrid };
 enum class PositionKind : std::uint8_t { learned, sinusoidal, rotary, none };
+enum class GateKind : std::uint8_t { none, head };
 
 /// The enum of a value; throws InputError naming the key, the value and the known values.
 ModelKind find_model(std::string_view value);
@@ -219,6 +234,7 @@ MlpKind find_mlp(std::string_view value);
 NormKind find_norm(std::string_view value);
 NormStructure find_norm_structure(std::string_view value);
 PositionKind find_position(std::string_view value);
+GateKind find_gate(std::string_view value);
 std::optional<NormKind> find_qk_norm(std::string_view value);  // "none": nullopt
 
 /// Whether a model guesses masked tokens and looks both ways (bert, roberta).

@@ -69,6 +69,13 @@ std::optional<Norm> make_norm(ParameterList& parameters, const std::string& path
               *kind == NormKind::l2 ? kL2Epsilon : model.norm_eps);
 }
 
+std::optional<AttentionGate> make_gate(ParameterList& parameters, const std::string& path,
+                                       const ModelConfig& model, const AttentionConfig& attention) {
+  if (find_gate(attention.gate) == GateKind::none) return std::nullopt;
+  return AttentionGate(parameters, path, model.heads, model.head_dim(),
+                       Init::normal(model.init_std), attention.gate_bias);
+}
+
 Init qkv_init(const ModelConfig& model) {
   const Init init = projection_init(model, Projection::inner, model.dim, model.dim, 1.0);
   if (!uses_deepnet(model)) return init;
@@ -107,8 +114,10 @@ SelfAttention::SelfAttention(ParameterList& parameters, const std::string& path,
     : path_(path),
       context_name_(path + ".context"),
       output_name_(path + ".output"),
+      gate_name_(path + ".gate"),
       sink_mass_name_(path + ".sink_mass"),
       row_sum_name_(path + ".row_sum"),
+      weights_name_(path + ".weights"),
       dim_(model.dim),
       heads_(model.heads),
       kv_heads_(model.kv_heads),
@@ -127,6 +136,7 @@ SelfAttention::SelfAttention(ParameterList& parameters, const std::string& path,
       q_norm_(make_norm(parameters, path + ".q_norm", model)),
       k_norm_(make_norm(parameters, path + ".k_norm", model)),
       head_parameters_(parameters, path, model, attention),
+      gate_(make_gate(parameters, path + ".gate", model, attention)),
       out_(parameters, path + ".out", heads_ * head_dim_, model.dim,
            model.bias ? Bias::yes : Bias::no,
            projection_init(model, Projection::residual, heads_ * head_dim_, model.dim,
@@ -153,6 +163,10 @@ void SelfAttention::declare(const Context& ctx, Arena& arena, BatchShape shape, 
   }
   if (score_ == Score::piecewise) far_ = saved("far", {rows, query_key_width});
   context_ = saved("context", {rows, heads_ * head_dim_});
+  if (gate_) {
+    gated_ = saved("gated", {rows, heads_ * head_dim_});
+    gate_->declare(arena, rows, purpose);
+  }
   if (row_normalised_) sink_mass_ = arena.declare_shared("sink_mass", statistics_dtype_, per_row);
   row_sum_ = arena.declare_shared("row_sum", statistics_dtype_, per_row);
   head_parameters_.declare(arena, purpose);
@@ -164,6 +178,10 @@ void SelfAttention::declare(const Context& ctx, Arena& arena, BatchShape shape, 
     d_context_ = arena.declare_shared("d_context", dtype_, {rows, heads_ * head_dim_});
     if (far_) d_far_ = arena.declare_shared("d_far", dtype_, {rows, query_key_width});
   }
+
+  if (hook_ != nullptr && hook_->wants(weights_name_))
+    weights_ = arena.declare_shared("attention_weights", statistics_dtype_,
+                                    {shape.batch, heads_, shape.tokens, shape.tokens});
 
   // Shapes without memory: enough to choose and to size the scratch.
   AttentionProblem largest = problem(Memory::shapes, shape);
@@ -210,6 +228,11 @@ AttentionProblem SelfAttention::problem(Memory memory, BatchShape shape) const {
   if (row_state_)
     p.row_state = memory == Memory::slots ? fit(row_state_, per_row)
                                           : Tensor(nullptr, statistics_dtype_, per_row, device_);
+  if (weights_) {
+    const Shape size{shape.batch, heads_, shape.tokens, shape.tokens};
+    p.weights = memory == Memory::slots ? fit(weights_, size)
+                                        : Tensor(nullptr, statistics_dtype_, size, device_);
+  }
   p.score = score_;
   p.scale = scale_;
   // Left over from another score, these keys mean nothing.
@@ -303,6 +326,7 @@ void SelfAttention::forward(const Context& ctx, const Tensor& y, const Tensor& x
   key_padding_ = key_padding;
   qkv_.forward(ctx, rows(Memory::slots, qkv_out_, packed_width(), shape_), x);
   prepare_query_key(ctx);
+  if (hook_ != nullptr) replace_operands(ctx);
 
   AttentionProblem p = problem(Memory::slots, shape_);
   add_run_state(p, ctx);
@@ -313,8 +337,16 @@ void SelfAttention::forward(const Context& ctx, const Tensor& y, const Tensor& x
   if (row_normalised_ && wanted(sink_mass_name_)) p.sink_mass = fit(sink_mass_, per_row);
   if (wanted(row_sum_name_)) p.row_sum = fit(row_sum_, per_row);
   implementation_->forward(ctx, p);
+  if (hook_ != nullptr && p.weights) replace_weights(ctx, p);
+  if (ctx.probes != nullptr) ctx.probes->record_attention(ctx, path_, p);
 
-  const Tensor context = rows(Memory::slots, context_, heads_ * head_dim_, shape_);
+  Tensor context = rows(Memory::slots, context_, heads_ * head_dim_, shape_);
+  if (gate_) {
+    const Tensor gated = rows(Memory::slots, gated_, heads_ * head_dim_, shape_);
+    gate_->forward(ctx, gated, x, context);
+    record(ctx, gate_name_, gate_->gates(shape_));
+    context = gated;
+  }
   record(ctx, context_name_, context);
   if (p.sink_mass) record(ctx, sink_mass_name_, p.sink_mass);
   if (p.row_sum) record(ctx, row_sum_name_, p.row_sum);
@@ -323,14 +355,17 @@ void SelfAttention::forward(const Context& ctx, const Tensor& y, const Tensor& x
 }
 
 void SelfAttention::backward(const Context& ctx, const Tensor& dx, const Tensor& dy) {
-  out_.backward(ctx, rows(Memory::slots, d_context_, heads_ * head_dim_, shape_), dy);
+  const Tensor d_context = rows(Memory::slots, d_context_, heads_ * head_dim_, shape_);
+  out_.backward(ctx, d_context, dy);
+  if (gate_) gate_->backward(ctx, dx, d_context, d_context);
   AttentionProblem p = problem(Memory::slots, shape_);
   add_run_state(p, ctx);
   add_gradients(p, Memory::slots, shape_);
   implementation_->backward(ctx, p);
   head_parameters_.accumulate_gradients(ctx);
   prepare_query_key_backward(ctx);
-  qkv_.backward(ctx, dx, rows(Memory::slots, d_qkv_, packed_width(), shape_));
+  qkv_.backward(ctx, dx, rows(Memory::slots, d_qkv_, packed_width(), shape_),
+                gate_ ? Accumulate::add : Accumulate::overwrite);
 }
 
 }  // namespace quietformer

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "attention/attention.h"
+#include "layers/attention_gate.h"
 #include "layers/head_parameters.h"
 #include "layers/linear.h"
 #include "layers/norm.h"
@@ -32,9 +33,12 @@ void fill_alibi_slopes(const Tensor& slopes);
 
 /// Parameters `path.qkv` (H D + 2 Hk D, C), rows in the order q, k, v, heads one after another;
 /// `path.out` (C, H D); with qk_norm `path.q_norm`, `path.k_norm` (D), shared by heads and applied
-/// before rotation; learned head parameters (head_parameters.h). The input must stay unchanged
-/// until backward. Probes: path.context (before the out projection), path.output, and when wanted
-/// path.sink_mass and path.row_sum (B,H,T).
+/// before rotation; learned head parameters (head_parameters.h); with attention.gate head those of
+/// the gate, `path.gate` (attention_gate.h). The input must stay unchanged until backward. Probes:
+/// path.context (what the out projection reads), path.output, with a gate path.gate (B,T,H), and
+/// when wanted path.sink_mass and path.row_sum (B,H,T); record_attention() as `path`.
+/// Sites (operand_hook.h): path.q, path.k, path.v, for the far pair path.q2 and path.k2, and
+/// path.weights.
 class SelfAttention {
  public:
   /// `model` is resolved; `layer` keys the dropout stream; `rotary` is there when model.position is
@@ -56,6 +60,8 @@ class SelfAttention {
     head_parameters_.set_schedule_step(ctx, step);
   }
   void set_schedule_step(std::int64_t step) { head_parameters_.set_schedule_step(step); }
+  /// Before declare(), as LanguageModel says.
+  void set_operand_hook(OperandHook* hook);
 
  private:
   struct QueryKey {
@@ -70,8 +76,11 @@ class SelfAttention {
   void add_run_state(AttentionProblem& p, const Context& ctx) const;
   void prepare_query_key(const Context& ctx);
   void prepare_query_key_backward(const Context& ctx);
+  void replace_operands(const Context& ctx);
+  void replace_weights(const Context& ctx, const AttentionProblem& p);
 
-  std::string path_, context_name_, output_name_, sink_mass_name_, row_sum_name_;
+  std::string path_, context_name_, output_name_, gate_name_, sink_mass_name_, row_sum_name_,
+      weights_name_;
   std::int64_t dim_, heads_, kv_heads_, head_dim_;
   std::uint32_t layer_;
   DType dtype_, statistics_dtype_;  // of activations and of row statistics
@@ -85,14 +94,17 @@ class SelfAttention {
   Linear qkv_;
   std::optional<Norm> q_norm_, k_norm_;
   HeadParameters head_parameters_;
+  std::optional<AttentionGate> gate_;
   Linear out_;
+  OperandHook* hook_ = nullptr;
   OwnedTensor alibi_slopes_;  // (H) or empty
 
   const AttentionImplementation* implementation_ = nullptr;
-  Slot qkv_out_, normed_, far_, context_, row_state_;                 // saved
+  Slot qkv_out_, normed_, far_, context_, gated_, row_state_;         // saved
   Slot d_qkv_, d_context_, d_far_, workspace_, sink_mass_, row_sum_;  // shared
-  BatchShape shape_;                                                  // of the last forward,
-  Tensor key_padding_;                                                // as this
+  Slot weights_;        // shared, where a hook wants them
+  BatchShape shape_;    // of the last forward,
+  Tensor key_padding_;  // as this
 };
 
 }  // namespace quietformer

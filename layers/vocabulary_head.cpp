@@ -47,7 +47,8 @@ Tensor VocabularyHead::forward(const Context& ctx, const Tensor& features, Logit
     in.shape[0] = shape.batch;
     in.stride[0] *= shape.tokens;
   }
-  linear_forward(ctx, padded_logits(in.shape[0]), in, padded(weight_.value), padded(bias_.value));
+  linear_forward(ctx, padded_logits(in.shape[0]), operand(ctx, hook_, "head.input", in),
+                 padded(weight_.value), padded(bias_.value));
   Tensor out = logits(in.shape[0]);
   out.shape = {shape.batch, in.shape[0] / shape.batch, vocab_};
   out.stride = {out.shape[1] * columns_, columns_, 1};

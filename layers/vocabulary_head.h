@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "layers/layer.h"
+#include "layers/operand_hook.h"
 
 namespace quietformer {
 
@@ -18,6 +19,7 @@ struct LossScale {
 
 /// logits = features weight^T (+ bias), and their loss. On a GPU logits, weight and bias are padded
 /// to a multiple of kRowPadding columns. It has no parameters of its own: the model registers them.
+/// Site: head.input.
 class VocabularyHead {
  public:
   /// `weight` (vocab, dim), `bias` (vocab) or one without slots, of these parameters.
@@ -37,6 +39,9 @@ class VocabularyHead {
   /// Then: adds to the parameters' gradients and writes d_features (B,T,C).
   void backward(const Context& ctx, const Tensor& d_features);
 
+  const Parameter& weight() const { return weight_; }
+  void set_operand_hook(OperandHook* hook) { hook_ = hook; }
+
   Tensor loss() const { return loss_; }  // as LanguageModel says, and token_losses()
   Tensor token_losses() const;
 
@@ -47,6 +52,7 @@ class VocabularyHead {
   void cross_entropy(const Context& ctx, const Tensor& features, const Tensor& targets,
                      const LossScale* gradient);
 
+  OperandHook* hook_ = nullptr;
   Parameter weight_, bias_;
   std::int64_t vocab_, dim_, columns_;  // columns_: of logits, the vocabulary and its padding
   DType dtype_;

@@ -40,18 +40,15 @@ class LossSum {
   OwnedTensor there_;
 };
 
-}  // namespace
-
-Evaluation evaluate(const Context& ctx, LanguageModel& model, const Windows& windows,
-                    BatchFeed& feed, ActivationStatistics* statistics, const Masking* masking) {
+/// forward(batch, its number of targets) for every batch of `windows`, announced to `sink` if there
+/// is one. `ctx` is that of forward().
+template <class Forward>
+void for_each_batch(const Context& ctx, const LanguageModel& model, const Windows& windows,
+                    BatchFeed& feed, ActivationSink* sink, const Masking* masking,
+                    Forward&& forward) {
   using Padding = BatchFeed::Padding;
   QF_EXPECTS(!feed.waiting());
-  Context evaluation = ctx;
-  evaluation.mode = Mode::evaluate;
-  evaluation.probes = statistics;
   OwnedTensor validity;
-  LossSum sum(evaluation);
-  Evaluation result;
   std::array<std::int64_t, 2> counts{};  // of even and odd batches: one is ahead at most
   const auto send = [&](std::int64_t batch) {
     const TokenBatch room = feed.room();
@@ -67,26 +64,54 @@ Evaluation evaluate(const Context& ctx, LanguageModel& model, const Windows& win
   };
   for (std::int64_t number = 0; number < windows.batches(); ++number) {
     if (!feed.waiting()) send(number);
-    const TokenBatch batch = feed.take(evaluation);
-    if (statistics != nullptr && masking != nullptr) {
-      statistics->begin_batch(batch.valid);
-    } else if (statistics != nullptr) {
+    const TokenBatch batch = feed.take(ctx);
+    if (sink != nullptr && masking != nullptr) {
+      sink->begin_batch(batch.valid);
+    } else if (sink != nullptr) {
       if (!validity.view()) validity = OwnedTensor(DType::u8, batch.targets.shape, ctx.device);
-      mark_valid(evaluation, validity, batch.targets);
-      statistics->begin_batch(validity);
+      mark_valid(ctx, validity, batch.targets);
+      sink->begin_batch(validity);
     }
-    model.forward_loss(evaluation, batch);
-    const std::int64_t count = counts[std::size_t(number % 2)];
-    sum.add(model.loss(), count);
-    result.targets += count;
+    forward(batch, counts[std::size_t(number % 2)]);
     if (feed.ahead() && number + 1 < windows.batches()) send(number + 1);
   }
+}
+
+Context for_evaluation(const Context& ctx, ActivationSink* sink) {
+  Context evaluation = ctx;
+  evaluation.mode = Mode::evaluate;
+  evaluation.probes = sink;
+  return evaluation;
+}
+
+}  // namespace
+
+Evaluation evaluate(const Context& ctx, LanguageModel& model, const Windows& windows,
+                    BatchFeed& feed, ActivationSink* statistics, const Masking* masking) {
+  const Context evaluation = for_evaluation(ctx, statistics);
+  LossSum sum(evaluation);
+  Evaluation result;
+  for_each_batch(evaluation, model, windows, feed, statistics, masking,
+                 [&](const TokenBatch& batch, std::int64_t count) {
+                   model.forward_loss(evaluation, batch);
+                   sum.add(model.loss(), count);
+                   result.targets += count;
+                 });
   if (result.targets == 0)
     throw InputError(
         "data.mlm.probability: no token of the text was masked, expected a longer text or a larger "
         "probability");
   result.loss = sum.read() / double(result.targets);
   return result;
+}
+
+void observe(const Context& ctx, LanguageModel& model, const Windows& windows, BatchFeed& feed,
+             ActivationSink& sink, const Masking* masking) {
+  const Context evaluation = for_evaluation(ctx, &sink);
+  for_each_batch(evaluation, model, windows, feed, &sink, masking,
+                 [&](const TokenBatch& batch, std::int64_t) {
+                   model.forward(evaluation, batch, LogitRows::last);
+                 });
 }
 
 double bits_per_byte(double loss) {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "analysis/activation_statistics.h"
+#include "analysis/activation_sink.h"
 #include "core/context.h"
 #include "data/masking.h"
 #include "data/windows.h"
@@ -22,8 +22,11 @@ struct Evaluation {
 /// the activations of real positions are recorded; the caller opens and closes the step. A GPU adds
 /// the losses up itself and is waited for once, at the end. InputError when nothing is masked.
 Evaluation evaluate(const Context& ctx, LanguageModel& model, const Windows& windows,
-                    BatchFeed& feed, ActivationStatistics* statistics,
-                    const Masking* masking = nullptr);
+                    BatchFeed& feed, ActivationSink* statistics, const Masking* masking = nullptr);
+
+/// The forward passes of evaluate() alone, for what `sink` makes of them.
+void observe(const Context& ctx, LanguageModel& model, const Windows& windows, BatchFeed& feed,
+             ActivationSink& sink, const Masking* masking = nullptr);
 
 /// Bits per byte of a loss in nats per byte; of an encoder, per masked byte.
 double bits_per_byte(double loss);

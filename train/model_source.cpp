@@ -122,6 +122,7 @@ std::map<std::string, std::string> texts_of(const ModelSource& source) {
 }
 
 bool is_head_parameter(std::string_view name) {
+  if (name.find(".attention.gate.") != std::string_view::npos) return true;
   const std::string_view last = name.substr(name.rfind('.') + 1);
   for (const NormalizerInfo& normalizer : normalizers())
     for (const auto& parameter : normalizer.parameters)

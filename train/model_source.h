@@ -51,8 +51,9 @@ ModelSource open_model(const std::string& path);
 /// The parameters of a model of this configuration, without memory: name, shape and init are set.
 std::vector<Parameter> parameters_of(const ModelConfig& model, const AttentionConfig& attention);
 
-/// Whether it is a trained parameter of a normaliser ("blocks.3.attention.sink_logit"), which
-/// starts from the configuration where a source has none.
+/// Whether it is a trained parameter of a normaliser ("blocks.3.attention.sink_logit") or of
+/// attention's gate ("blocks.3.attention.gate.bias"), which starts from the configuration where a
+/// source has none.
 bool is_head_parameter(std::string_view name);
 
 /// Fills the masters of committed parameters on any device, converting to their type, and their

@@ -2,14 +2,16 @@
 
 namespace quietformer {
 
-void RecordedWork::run(const Context& ctx, Recording recording, const std::function<void()>& work) {
+bool RecordedWork::run(const Context& ctx, Recording recording, const std::function<void()>& work) {
   if (recording == Recording::no || !known_) {
     work();
     known_ = true;
-    return;
+    return true;
   }
-  if (!graph_) graph_ = cuda::Graph(ctx, work);
+  const bool recorded_now = !graph_;
+  if (recorded_now) graph_ = cuda::Graph(ctx, work);
   graph_.launch(ctx);
+  return recorded_now;
 }
 
 }  // namespace quietformer

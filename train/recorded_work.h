@@ -18,8 +18,9 @@ enum class Recording : std::uint8_t { no, yes };
 class RecordedWork {
  public:
   /// `work` asks ctx.stream (not the default stream) for it; always by the same host thread. With
-  /// Recording::no it may ask for more than usual.
-  void run(const Context& ctx, Recording recording, const std::function<void()>& work);
+  /// Recording::no it may ask for more than usual. Whether `work` was called: else the GPU alone
+  /// repeats it.
+  bool run(const Context& ctx, Recording recording, const std::function<void()>& work);
 
  private:
   bool known_ = false;  // it ran

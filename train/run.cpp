@@ -9,9 +9,13 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
+#include "analysis/event_file.h"
+#include "analysis/final_statistics.h"
 #include "analysis/history.h"
+#include "analysis/quantities.h"
 #include "analysis/results.h"
 #include "analysis/weight_statistics.h"
 #include "core/check.h"
@@ -59,6 +63,27 @@ void add_summary(nlohmann::ordered_json& line, std::span<const SiteStatistics> s
   if (std::isfinite(sink_mass)) line["sink_mass"] = sink_mass;
 }
 
+// The numbers of a line of the log as TensorBoard groups them: train/loss, validation/loss.
+void add_scalars(std::vector<NamedValue>& scalars, const nlohmann::ordered_json& line) {
+  constexpr std::string_view kValidation = "validation_";
+  for (const auto& [key, value] : line.items()) {
+    if (!value.is_number() || key == "step") continue;
+    const std::string tag = key.starts_with(kValidation)
+                                ? "validation/" + key.substr(kValidation.size())
+                                : "train/" + key;
+    scalars.push_back({tag, value.get<double>()});
+  }
+}
+
+// kurtosis/blocks.0.mlp.output: a group holds one quantity of all sites.
+void add_scalars(std::vector<NamedValue>& scalars, std::span<const SiteStatistics> sites) {
+  for (const SiteStatistics& site : sites)
+    visit_quantities(site, [&](const Quantity& quantity, std::span<const double> values) {
+      if (quantity.kind != Quantity::Kind::by_head && std::isfinite(values[0]))
+        scalars.push_back({fmt::format("{}/{}", quantity.name, site.site), values[0]});
+    });
+}
+
 bool due(std::int64_t step, std::int64_t every) {
   return every > 0 && step % every == 0;
 }
@@ -76,6 +101,7 @@ class Run {
   bool report_due(bool analyse) const;
   void after_step(const StepReport& report, bool analysed);
   void save();
+  std::optional<FinalResults> look_closely();
   void finish();
   int interrupted(int signal);
   double seconds() const { return seconds_before_ + seconds_since(begin_); }
@@ -88,6 +114,7 @@ class Run {
   StatisticsHistory history_;
   CheckpointDirectory checkpoints_;
   std::unique_ptr<RunLog> log_;
+  std::unique_ptr<EventFile> events_;  // null: not asked for
   Progress progress_;
   std::map<std::string, std::string> carried_;  // texts of every checkpoint, besides the config
   double best_loss_ = std::numeric_limits<double>::infinity();
@@ -181,6 +208,8 @@ int Run::train() {
   directory_.create();
   write_file_atomically(directory_.config(), to_yaml(config_));
   log_ = std::make_unique<RunLog>(directory_.log(), trainer_.completed_steps());
+  if (config_.train.tensorboard)
+    events_ = std::make_unique<EventFile>(directory_.tensorboard(), trainer_.completed_steps() + 1);
   report_start();
   begin_ = Clock::now();
   while (trainer_.completed_steps() < config_.train.steps) {
@@ -250,6 +279,12 @@ void Run::after_step(const StepReport& report, bool analysed) {
   line["tokens_per_second"] = rate * tokens;
   line["seconds"] = seconds();
   if (logged || evaluated) log_->write(line.dump());
+  if (events_ && (logged || evaluated || analysed)) {
+    std::vector<NamedValue> scalars;
+    if (logged || evaluated) add_scalars(scalars, line);
+    if (analysed) add_scalars(scalars, statistics_.latest());
+    events_->write(report.step, scalars);
+  }
   progress_.update({report.step, report.loss, bytes ? bits_per_byte(report.loss) : 0,
                     report.learning_rate, rate * tokens, double(train.steps - report.step) / rate},
                    logged);
@@ -278,11 +313,26 @@ int Run::interrupted(int signal) {
   return 128 + signal;
 }
 
+/// A finished run is not lost for want of memory here.
+std::optional<FinalResults> Run::look_closely() {
+  if (config_.analysis.final_sequences == 0) return std::nullopt;
+  FinalStatistics statistics(config_.analysis);
+  try {
+    trainer_.observe(trainer_.split().validation, config_.analysis.final_sequences, statistics);
+  } catch (const RunError& error) {
+    log_warning(fmt::format("{}; left out: what analysis.final_sequences asks for", error.what()));
+    return std::nullopt;
+  }
+  return statistics.results();
+}
+
 // Whole validation and test spans; activation statistics over the validation span, so that they
 // describe the final weights on text that was not trained on.
 void Run::finish() {
   RunResults results;
   results.bytes = trainer_.byte_level();
+  results.environment = options_.environment;
+  results.environment.emplace_back("device", trainer_.placement().text);
   statistics_.begin_step();
   const Evaluation validation = trainer_.evaluate(trainer_.split().validation, 0, &statistics_);
   statistics_.end_step();
@@ -291,6 +341,9 @@ void Run::finish() {
   results.activations = statistics_.latest();
   const auto weights = weight_statistics(trainer_.context(), trainer_.parameters());
   results.weights = weights;
+  const std::optional<FinalResults> final = look_closely();
+  results.final = final ? &*final : nullptr;
+  history_.write(directory_.stats(), results.final);
   write_results(directory_.results(), results);
   for (const SplitLoss& split : results.losses)
     progress_.say(fmt::format(
@@ -302,6 +355,10 @@ void Run::finish() {
 }  // namespace
 
 int run_training(const RunConfig& config, const RunOptions& options) {
+  if (config.train.tensorboard && !event_files_built())
+    throw InputError(
+        "train.tensorboard: found true, expected false: event files need protobuf, which this "
+        "build has not (install libprotobuf-dev and protobuf-compiler, and configure again)");
   return Run(config, options).train();
 }
 

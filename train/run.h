@@ -2,6 +2,8 @@
 #pragma once
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "train/model_source.h"
 #include "train/run_config.h"
@@ -16,6 +18,8 @@ struct RunOptions {
   const ModelSource* init = nullptr;  // where the weights start, unless a checkpoint is resumed
   bool terminal = false;              // standard output is a terminal: draw a progress line
   bool memory_report = false;         // print memory by named segment before the first step
+  /// What results.json says of the program and the machine; the device is added.
+  std::vector<std::pair<std::string, std::string>> environment = {};
 };
 
 /// Trains until config.train.steps and writes the run directory (train/run_directory.h). Everything

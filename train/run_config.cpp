@@ -13,9 +13,7 @@ namespace {
 
 using Kind = ConfigValue::Kind;
 
-// Their maps are alternatives, not sections: a child's {from, to, steps} must not merge into an
-// inherited {learned, init}.
-const std::vector<std::string_view> kWholeKeys = {"n", "sigmoid_bias"};
+constexpr std::string_view kOverContext = "/context";
 
 struct LearnedForm {
   bool learned = false;
@@ -51,11 +49,8 @@ Form read_form(const ConfigValue& value, const std::string& path,
   return form;
 }
 
-RunConfig read_tree(const ConfigValue& tree) {
-  RunConfig config;
-  ConfigReader reader(tree, "");
-  config.visit(reader);
-  reader.finish();
+RunConfig read_valid_tree(const ConfigValue& tree) {
+  RunConfig config = read_run_tree(tree);
   validate(config);
   return config;
 }
@@ -83,8 +78,9 @@ void inherit(ConfigValue& tree, const ConfigValue& from, const char* section) {
 
 void flatten(const ConfigValue& value, const std::string& path,
              std::map<std::string, std::string>& out) {
-  if (value.kind == Kind::map && std::find(kWholeKeys.begin(), kWholeKeys.end(),
-                                           path.substr(path.rfind('.') + 1)) == kWholeKeys.end()) {
+  if (value.kind == Kind::map &&
+      std::find(kHeadParameterKeys.begin(), kHeadParameterKeys.end(),
+                path.substr(path.rfind('.') + 1)) == kHeadParameterKeys.end()) {
     for (const auto& [key, item] : value.fields)
       flatten(item, path.empty() ? key : path + "." + key, out);
     return;
@@ -143,6 +139,12 @@ void read_value(const ConfigValue& value, const std::string& path, HeadParameter
   if (value.kind == Kind::scalar && value.text == "-log_context" &&
       path.ends_with("sigmoid_bias")) {
     out.kind = HeadParameterConfig::Kind::minus_log_context;
+  } else if (value.kind == Kind::scalar && value.text.ends_with(kOverContext) &&
+             path.ends_with("gamma")) {
+    ConfigValue number = value;
+    number.text.resize(value.text.size() - kOverContext.size());
+    out.kind = HeadParameterConfig::Kind::over_context;
+    read_value(number, path, out.values.emplace_back());
   } else if (value.kind == Kind::list) {
     out.kind = HeadParameterConfig::Kind::per_head;
     read_value(value, path, out.values);
@@ -176,6 +178,11 @@ ConfigValue write_value(const HeadParameterConfig& value) {
       return write_value(value.values);
     case HeadParameterConfig::Kind::minus_log_context:
       return ConfigValue::scalar("-log_context");
+    case HeadParameterConfig::Kind::over_context: {
+      ConfigValue text = write_value(value.values.at(0));
+      text.text += kOverContext;
+      return text;
+    }
     case HeadParameterConfig::Kind::learned: {
       LearnedForm form{true, value.init};
       form.visit(writer);
@@ -192,15 +199,32 @@ ConfigValue write_value(const HeadParameterConfig& value) {
 
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides,
                           const RunConfig* init) {
-  ConfigValue tree = load_config(path, kWholeKeys);
-  for (const std::string& assignment : overrides) apply_override(tree, assignment, kWholeKeys);
+  ConfigValue tree = load_config(path, kHeadParameterKeys);
+  for (const std::string& assignment : overrides)
+    apply_override(tree, assignment, kHeadParameterKeys);
   if (init != nullptr)
     for (const char* section : {"model", "attention"}) inherit(tree, tree_of(*init), section);
-  return read_tree(tree);
+  return read_valid_tree(tree);
+}
+
+ConfigValue load_run_tree(const std::string& path) {
+  return load_config(path, kHeadParameterKeys);
+}
+
+void merge_run_tree(ConfigValue& onto, const ConfigValue& more) {
+  merge_config(onto, more, kHeadParameterKeys);
+}
+
+RunConfig read_run_tree(const ConfigValue& tree) {
+  RunConfig config;
+  ConfigReader reader(tree, "");
+  config.visit(reader);
+  reader.finish();
+  return config;
 }
 
 RunConfig parse_run_config(const std::string& yaml, const std::string& name) {
-  return read_tree(parse_yaml(yaml, name));
+  return read_valid_tree(parse_yaml(yaml, name));
 }
 
 std::string to_yaml(const RunConfig& config) {
@@ -244,7 +268,7 @@ std::vector<std::string> differences(const RunConfig& here, const RunConfig& the
   flatten(tree_of(there), "", b);
   std::vector<std::string> lines;
   const auto same = [](const std::string& key, const std::string& x, const std::string& y) {
-    for (const char* free : {"threads", "keep", "device", "tf32", "deterministic"})
+    for (const char* free : {"threads", "keep", "tensorboard", "device", "tf32", "deterministic"})
       if (key == std::string("train.") + free) return true;
     if (key == "train.dtype") return (x == "fp64") == (y == "fp64");  // masters are f32 otherwise
     return x == y;

@@ -57,6 +57,7 @@ struct TrainConfig {
   std::int64_t checkpoint_every = 1000;
   std::int64_t keep = 3;  // newest checkpoints that stay, besides the best
   std::int64_t log_every = 10;
+  bool tensorboard = false;  // also event files, in a build with protobuf
   std::uint64_t seed = 1;
   bool deterministic = false;  // CUDA only; the CPU always is
   bool tf32 = false;           // CUDA only: fp32 products may round their operands to 10 bits
@@ -74,6 +75,7 @@ struct TrainConfig {
     v.field("checkpoint_every", checkpoint_every);
     v.field("keep", keep);
     v.field("log_every", log_every);
+    v.field("tensorboard", tensorboard);
     v.field("seed", seed);
     v.field("deterministic", deterministic);
     v.field("tf32", tf32);
@@ -103,8 +105,8 @@ struct RunConfig {
   }
 };
 
-// n and sigmoid_bias: number | [per head] | {learned: true, init: x} | {from: a, to: b, steps: s};
-// sigmoid_bias also takes the word -log_context.
+// Head parameters: number | [per head] | {learned: true, init: x} | {from: a, to: b, steps: s};
+// sigmoid_bias also takes the word -log_context, gamma a number over the context: -4/context.
 void read_value(const ConfigValue& value, const std::string& path, HeadParameterConfig& out);
 ConfigValue write_value(const HeadParameterConfig& value);
 
@@ -112,6 +114,13 @@ ConfigValue write_value(const HeadParameterConfig& value);
 /// and attention that neither file nor overrides give are those of that config, not the defaults.
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides,
                           const RunConfig* init = nullptr);
+
+/// For configs that are made of parts (train/sweep_file.h): the tree of a file, what it says when
+/// `more` is put on top, and the config that it then is, which nobody has validated. InputError as
+/// above.
+ConfigValue load_run_tree(const std::string& path);
+void merge_run_tree(ConfigValue& onto, const ConfigValue& more);
+RunConfig read_run_tree(const ConfigValue& tree);
 
 /// From resolved YAML text, such as a checkpoint's; `name` appears in messages.
 RunConfig parse_run_config(const std::string& yaml, const std::string& name);
@@ -127,9 +136,9 @@ void validate(const RunConfig& config);
 std::optional<Masking> masking_of(const RunConfig& config);
 
 /// Keys in which two configs differ, as "model.layers: 2 here, 3 there". Left out are those that
-/// cannot change what a run computes (train.threads, train.keep) and those that only change how
-/// accurately (train.device, train.tf32, train.deterministic; train.dtype, unless one of both is
-/// fp64): a run may go on elsewhere.
+/// cannot change what a run computes (train.threads, train.keep, train.tensorboard) and those that
+/// only change how accurately (train.device, train.tf32, train.deterministic; train.dtype, unless
+/// one of both is fp64): a run may go on elsewhere.
 std::vector<std::string> differences(const RunConfig& here, const RunConfig& there);
 
 }  // namespace quietformer

@@ -3,6 +3,7 @@
 //   config.yaml      the fully resolved config
 //   log.jsonl        one JSON object per logged step
 //   stats.h5         activation statistics over time
+//   tensorboard/     event files (analysis/event_file.h), with train.tensorboard
 //   results.json     final losses and statistics; its presence means that the run is complete
 //   checkpoints/     step_00001000.h5, ...
 #pragma once
@@ -17,6 +18,7 @@ struct RunDirectory {
   std::string config() const { return path + "/config.yaml"; }
   std::string log() const { return path + "/log.jsonl"; }
   std::string stats() const { return path + "/stats.h5"; }
+  std::string tensorboard() const { return path + "/tensorboard"; }
   std::string results() const { return path + "/results.json"; }
   std::string checkpoints() const { return path + "/checkpoints"; }
 

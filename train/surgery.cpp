@@ -17,8 +17,6 @@ namespace {
 
 constexpr std::string_view kSinkLogit = "sink_logit";
 
-const std::vector<std::string_view> kWholeKeys = {"n", "sigmoid_bias"};
-
 // The keys that a request names, as a tree.
 ConfigValue tree_of(const std::vector<std::string>& changes) {
   ConfigValue tree;
@@ -29,7 +27,7 @@ ConfigValue tree_of(const std::vector<std::string>& changes) {
     if (equals == std::string::npos || change.find('.') < equals)
       throw InputError(fmt::format(
           "--attention: found '{}', expected KEY=VALUE of the section attention", change));
-    apply_override(tree, change, kWholeKeys);
+    apply_override(tree, change, kHeadParameterKeys);
   }
   const auto found = std::find_if(tree.fields.begin(), tree.fields.end(),
                                   [](const auto& field) { return field.first == kSinkLogit; });
@@ -91,8 +89,11 @@ void change(AttentionSettings& settings, const ConfigValue& tree) {
   reader.finish();
 }
 
+// What surgery adds is the same for every token at first: a gate's weight starts at zero, so that
+// attention.gate_bias alone says how far the gate is open.
 SourceParameter constant_parameter(const Parameter& parameter) {
-  const auto value = static_cast<float>(parameter.init.value);
+  const auto value =
+      static_cast<float>(parameter.init.kind == Init::Kind::constant ? parameter.init.value : 0.0);
   return {parameter.name, DType::f32, parameter.shape,
           [value, count = parameter.shape.count()](const Context&, void* out) {
             for (std::int64_t i = 0; i < count; ++i)
@@ -138,7 +139,7 @@ SurgeryReport apply_surgery(ModelSource& model, const SurgeryRequest& request) {
       parameters.push_back(*from);
       continue;
     }
-    QF_EXPECTS(is_head_parameter(parameter.name) && parameter.init.kind == Init::Kind::constant);
+    QF_EXPECTS(is_head_parameter(parameter.name));
     parameters.push_back(constant_parameter(parameter));
     report.started.push_back(parameter.name);
   }
@@ -152,12 +153,13 @@ SurgeryReport apply_surgery(ModelSource& model, const SurgeryRequest& request) {
 }
 
 void settle_schedules(AttentionConfig& attention, std::int64_t steps) {
-  const auto settle_both = [&](AttentionSettings& settings) {
-    settle(settings.n, steps);
-    settle(settings.sigmoid_bias, steps);
+  const auto settle_all = [&](AttentionSettings& settings) {
+    for (HeadParameterConfig* const config :
+         {&settings.n, &settings.sigmoid_bias, &settings.gamma, &settings.zeta})
+      settle(*config, steps);
   };
-  settle_both(attention);
-  for (AttentionOverride& entry : attention.overrides) settle_both(entry);
+  settle_all(attention);
+  for (AttentionOverride& entry : attention.overrides) settle_all(entry);
 }
 
 }  // namespace quietformer

@@ -40,7 +40,7 @@ SurgeryReport apply_surgery(const ModelConfig& model, AttentionConfig& attention
 /// The same for a whole model: its parameters afterwards are those of its new configuration.
 SurgeryReport apply_surgery(ModelSource& model, const SurgeryRequest& request);
 
-/// Schedules of n and the sigmoid bias as they stand after `steps` optimizer steps: what is left of
+/// Schedules of head parameters as they stand after `steps` optimizer steps: what is left of
 /// them, or their end. For weights that go on from there with a count of steps that begins anew.
 void settle_schedules(AttentionConfig& attention, std::int64_t steps);
 

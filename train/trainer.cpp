@@ -132,13 +132,20 @@ double Trainer::micro_batch_on_cpu(const TokenBatch& batch) {
   return loss / micro;
 }
 
-void Trainer::micro_batch_on_gpu(const TokenBatch& batch, Recording recording) {
+void Trainer::micro_batch_on_gpu(const TokenBatch& batch, ActivationStatistics* statistics) {
   if (places_.view()) cuda::place_streams(ctx_, places_);
-  micro_batch_.run(ctx_, recording, [this, &batch] {
+  const auto work = [this, &batch] {
     const double share = 1.0 / double(config_.train.accumulate);
     model_->forward_backward(ctx_, batch, {share, state_->loss_scale()});
     cuda::add_scaled(ctx_, loss_sum_, model_->loss().slice(0, 0, 1), share);
-  });
+  };
+  if (statistics == nullptr) {
+    micro_batch_.run(ctx_, recording_, work);
+    return;
+  }
+  if (observed_layout_ != statistics->recorded_layout()) observed_batch_ = RecordedWork();
+  if (!observed_batch_.run(ctx_, recording_, work)) statistics->repeat_batch();
+  observed_layout_ = statistics->recorded_layout();
 }
 
 /// Adds up gradients. The mean loss on the CPU; a GPU keeps it in loss_sum_.
@@ -150,7 +157,7 @@ double Trainer::run_micro_batches(ActivationStatistics* statistics) {
     const TokenBatch batch = next_batch(a);
     if (statistics != nullptr) statistics->begin_batch();
     if (state_)
-      micro_batch_on_gpu(batch, statistics == nullptr ? recording_ : Recording::no);
+      micro_batch_on_gpu(batch, statistics);
     else
       loss += micro_batch_on_cpu(batch);
     if (!feed_.ahead()) continue;
@@ -228,6 +235,17 @@ Evaluation Trainer::evaluate(Span span, std::int64_t limit, ActivationStatistics
   const Windows windows(*source_, span, config_.model.context, config_.train.batch, limit);
   return quietformer::evaluate(ctx_, *model_, windows, feed_, statistics,
                                masking_ ? &*masking_ : nullptr);
+}
+
+void Trainer::observe(Span span, std::int64_t sequences, ActivationSink& sink) {
+  feed_.discard();
+  model_->set_schedule_step(ctx_, step_);
+  Arena arena("sequence", placement_.device);
+  BatchFeed feed(arena, {1, config_.model.context}, placement_.device,
+                 masking_ ? BatchFeed::Padding::possible : BatchFeed::Padding::none);
+  arena.commit();
+  const Windows windows(*source_, span, config_.model.context, 1, sequences);
+  quietformer::observe(ctx_, *model_, windows, feed, sink, masking_ ? &*masking_ : nullptr);
 }
 
 Checkpoint Trainer::snapshot() const {

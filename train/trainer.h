@@ -49,7 +49,8 @@ class Trainer {
  public:
   /// Builds everything: opens the data, allocates, initialises parameters from the seed. InputError
   /// for anything wrong with config or data, RunError without the device or its memory. Afterwards
-  /// a step allocates nothing; on a GPU from the third one on, the second one being recorded. There
+  /// a step allocates nothing; on a GPU from the third one on (with statistics, and without), the
+  /// second one being recorded. There
   /// all steps are asked for by the thread that built this.
   explicit Trainer(const RunConfig& config, Recording recording = Recording::yes);
   Trainer(const Trainer&) = delete;
@@ -68,6 +69,10 @@ class Trainer {
 
   /// Mean loss over a span; `limit` batches of evenly spread windows, 0 = all.
   Evaluation evaluate(Span span, std::int64_t limit, ActivationStatistics* statistics = nullptr);
+
+  /// Forward passes over some sequences of a span, spread evenly, one by one, for what `sink` makes
+  /// of them. No step is disturbed. Allocates.
+  void observe(Span span, std::int64_t sequences, ActivationSink& sink);
 
   std::int64_t completed_steps() const { return step_; }
   const RunConfig& config() const { return config_; }
@@ -100,7 +105,7 @@ class Trainer {
   TokenBatch next_batch(std::int64_t micro);
   double run_micro_batches(ActivationStatistics* statistics);
   double micro_batch_on_cpu(const TokenBatch& batch);
-  void micro_batch_on_gpu(const TokenBatch& batch, Recording recording);
+  void micro_batch_on_gpu(const TokenBatch& batch, ActivationStatistics* statistics);
   StepReport step_on_cpu(ActivationStatistics* statistics);
   StepReport step_on_gpu(ActivationStatistics* statistics, Report wanted);
   void expect_progress(const StepValues& values, double loss) const;
@@ -122,6 +127,8 @@ class Trainer {
   OwnedTensor places_;
   Recording recording_;
   RecordedWork micro_batch_, update_;
+  RecordedWork observed_batch_;  // a micro-batch with statistics, of this layout
+  std::shared_ptr<const int> observed_layout_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<GradientClip> clip_;
   Schedule schedule_;

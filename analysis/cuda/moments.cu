@@ -1,71 +1,60 @@
+#include "analysis/cuda/frame.cuh"
 #include "analysis/cuda/operations.h"
 #include "analysis/cuda/part.cuh"
-#include "core/cuda/reduce.cuh"
 #include "core/math.h"
 
 namespace quietformer::cuda {
 namespace {
 
-/// x < low exactly if x is below the double that low came from, and x > high likewise.
+/// Numbers of the type S that is stored: x < low exactly if x is below the double that low came
+/// from, and x > high and |x| > magnitude likewise.
 template <class C>
 struct Limits {
   C magnitude, low, high;
-
-  /// Whether numbers from `least` to `most` can be outliers.
-  __device__ bool maybe_beyond(C least, C most) const {
-    return most > smaller(magnitude, high) || least < larger(-magnitude, low);
-  }
+  C none;  // numbers no larger are within all three
 };
-__device__ Limits<float> limits_for(const OutlierLimits& limits, float) {
-  return {__double2float_rd(limits.magnitude), __double2float_ru(limits.low),
-          __double2float_rd(limits.high)};
-}
-__device__ Limits<double> limits_for(const OutlierLimits& limits, double) {
-  return {limits.magnitude, limits.low, limits.high};
-}
-
-/// The power of two that brings `radius` near 1, without the extremes of the type.
-__device__ int exponent_of(float radius) {
-  return max(-120, min(120, (__float_as_int(radius) >> 23 & 0xff) - 127));
-}
-__device__ int exponent_of(double radius) {
-  return isfinite(radius) && radius > 0 ? max(-900, min(900, ilogb(radius))) : 0;
-}
-__device__ float power_of_two(int exponent, float) {
-  return __int_as_float((127 + exponent) << 23);
-}
-__device__ double power_of_two(int exponent, double) {
-  return ldexp(1.0, exponent);
+template <class S>
+__device__ Limits<Compute<S>> limits_for(const OutlierLimits& limits) {
+  const auto magnitude = round_down<S>(limits.magnitude), low = -round_down<S>(-limits.low),
+             high = round_down<S>(limits.high);
+  return {magnitude, low, high, smaller(magnitude, smaller(-low, high))};
 }
 
-/// Extremes and counts of a thread's numbers.
+/// Largest magnitude and counts of a thread's numbers.
 template <class C>
 struct Tally {
-  C low = math::kInfinity<C>, high = -math::kInfinity<C>;
+  C largest = 0;  // NaN gives way
   int count = 0;
   int beyond = 0, outside = 0;  // the magnitude; low and high
 
   template <class S, int kPack>
   __device__ void look(const Load<S, kPack> (&load)[kBatch], unsigned kept,
                        const Limits<C>& limits) {
-    C least = math::kInfinity<C>, most = -math::kInfinity<C>;
+    C most = 0;
     if (kept == kWholeBatch) {
-      extremes(load, least, most);
+      most = largest_of(load);
     } else {
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        if ((kept >> j & 1) == 0) continue;
-        C l, m;
-        extremes(load[j], l, m);
-        least = smaller(least, l), most = larger(most, m);
-      }
+      for (int j = 0; j < kBatch; ++j)
+        if ((kept >> j & 1) != 0) most = larger(most, largest_of(load[j]));
     }
-    low = smaller(low, least), high = larger(high, most);
+    largest = larger(largest, most);
     count += __popc(kept) * kPack;
-    if (!limits.maybe_beyond(least, most)) return;
+    if (most <= limits.none) return;
+    if constexpr (kSixteenBit<S> && kPack == 8) {
+      using Pair = PairOf<S>;
+      const Outliers<Pair> outliers(limits.magnitude, limits.low, limits.high);
+      Pair far = Pair{S(0), S(0)}, out = far;  // up to 2 x 4 kBatch: exact
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j)
-      if ((kept >> j & 1) != 0) count_outliers(load[j], limits);
+      for (int j = 0; j < kBatch; ++j)
+        if ((kept >> j & 1) != 0) outliers.count(load[j], far, out);
+      beyond += static_cast<int>(widen(far.x) + widen(far.y));
+      outside += static_cast<int>(widen(out.x) + widen(out.y));
+    } else {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j)
+        if ((kept >> j & 1) != 0) count_outliers(load[j], limits);
+    }
   }
   template <class S, int kPack>
   __device__ void count_outliers(const Load<S, kPack>& load, const Limits<C>& limits) {
@@ -81,8 +70,7 @@ struct Tally {
 
 template <class C>
 __device__ void add(Tally<C>& to, const Tally<C>& other) {
-  to.low = smaller(to.low, other.low);
-  to.high = larger(to.high, other.high);
+  to.largest = larger(to.largest, other.largest);
   to.count += other.count;
   to.beyond += other.beyond;
   to.outside += other.outside;
@@ -90,120 +78,27 @@ __device__ void add(Tally<C>& to, const Tally<C>& other) {
 
 template <class C>
 __device__ Tally<C> warp_tally(Tally<C> x) {
-  x.low = warp_reduce(x.low, [](C a, C b) { return smaller(a, b); });
-  x.high = warp_reduce(x.high, [](C a, C b) { return larger(a, b); });
-  x.count = warp_reduce(x.count, Plus());
-  x.beyond = warp_reduce(x.beyond, Plus());
-  x.outside = warp_reduce(x.outside, Plus());
+  x.largest = warp_reduce(x.largest, [](C a, C b) { return larger(a, b); });
+  x.count = __reduce_add_sync(0xffffffffu, x.count);
+  x.beyond = __reduce_add_sync(0xffffffffu, x.beyond);
+  x.outside = __reduce_add_sync(0xffffffffu, x.outside);
   return x;
 }
 
-/// Sums of powers of 2^-exponent (x - centre).
-struct Powers {
-  double s1 = 0, s2 = 0, s3 = 0, s4 = 0;
-};
-
-/// All four sums over a warp by six exchanges: halves and quarters of the warp first share out
-/// which sum they go on with. Lanes from 8 k on get sum k.
-__device__ double warp_powers(const Powers& p) {
-  constexpr unsigned kAll = 0xffffffffu;
-  const bool upper = (threadIdx.x & 16) != 0, odd = (threadIdx.x & 8) != 0;
-  const double a = (upper ? p.s3 : p.s1) + __shfl_xor_sync(kAll, upper ? p.s1 : p.s3, 16);
-  const double b = (upper ? p.s4 : p.s2) + __shfl_xor_sync(kAll, upper ? p.s2 : p.s4, 16);
-  double sum = (odd ? b : a) + __shfl_xor_sync(kAll, odd ? a : b, 8);
-#pragma unroll
-  for (int distance = 4; distance > 0; distance /= 2) sum += __shfl_xor_sync(kAll, sum, distance);
-  return sum;
-}
-
-/// Where the powers are taken from: near the mean, and with numbers around 1 off it.
-template <class C>
-struct Frame {
-  C centre;
-  int exponent;
-  __device__ bool plain() const { return centre == C(0) && exponent == 0; }
-};
-
-template <class C>
-struct alignas(16) Start {
-  C sum, low, high;
-  int count;
-};
-
-/// From the first load of every thread; every thread gets it. A centre that is off costs accuracy
-/// once it is off by several sigma, which reframe() is for.
-template <int kThreads, class S, int kPack>
-__device__ Frame<Compute<S>> first_frame(const Load<S, kPack>& load, bool kept) {
-  using C = Compute<S>;
-  constexpr int kWarps = kThreads / kWarp;
-  __shared__ Start<C> part[kWarps];
-  Start<C> x{0, math::kInfinity<C>, -math::kInfinity<C>, 0};
-  if (kept) {
-    extremes(load, x.low, x.high);
-    C values[kPack];
-    widen_all(values, load);
-#pragma unroll
-    for (int i = 0; i < kPack; ++i) x.sum += values[i];
-  }
-  x.sum = warp_reduce(x.sum, Plus());
-  x.low = warp_reduce(x.low, [](C a, C b) { return smaller(a, b); });
-  x.high = warp_reduce(x.high, [](C a, C b) { return larger(a, b); });
-  x.count = __popc(__ballot_sync(0xffffffffu, kept)) * kPack;
-  if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  x = part[0];
-#pragma unroll
-  for (int w = 1; w < kWarps; ++w) {
-    const Start<C> other = part[w];
-    x.sum += other.sum, x.count += other.count;
-    x.low = smaller(x.low, other.low), x.high = larger(x.high, other.high);
-  }
-  if (x.count == 0) return {C(0), 0};
-  const C centre = x.sum / static_cast<C>(x.count);
-  const int exponent = exponent_of(larger(centre - x.low, x.high - centre));
-  // Numbers around 0 and not far from 1 need no frame, which saves an operation for each.
-  constexpr int kModerate = 20;
-  if (4 * fabs(centre) <= power_of_two(exponent, C()) && abs(exponent) <= kModerate)
-    return {C(0), 0};
-  return {centre, exponent};
-}
-
-/// A better frame once a whole part is known, or none (false). The first one is bad when it is
-/// several sigma off the mean or when numbers are so far out that powers overflow.
-template <class C>
-__device__ bool reframe(Frame<C>& frame, const Powers& p, const Tally<C>& tally) {
-  const double n = tally.count, d = p.s1 / n;
-  const bool near = d * d <= 16 * (p.s2 / n - d * d);
-  if (near && isfinite(p.s4)) return false;
-  if (!isfinite(tally.low) || !isfinite(tally.high)) return false;
-  const C mean = static_cast<C>(static_cast<double>(frame.centre) + ldexp(d, frame.exponent));
-  const C centre = isfinite(mean) ? mean : tally.low / 2 + tally.high / 2;
-  frame = {centre, exponent_of(larger(centre - tally.low, tally.high - centre))};
-  return true;
-}
-
-/// Moves the moments to the true mean and undoes the scaling.
-__device__ void set_moments(Moments& m, const Powers& p, double centre, int exponent) {
-  const double n = static_cast<double>(m.count), d = p.s1 / n, d2 = d * d;
-  m.mean = centre + ldexp(d, exponent);
-  m.m2 = ldexp(p.s2 - n * d2, 2 * exponent);
-  m.m3 = ldexp(p.s3 - 3 * d * p.s2 + 2 * n * d2 * d, 3 * exponent);
-  m.m4 = ldexp(p.s4 - 4 * d * p.s3 + 6 * d2 * p.s2 - 3 * n * d2 * d2, 4 * exponent);
-}
-
-/// What the warps of a block bring together, and what the first thread makes of it.
+/// What the warps of a block bring together.
 template <class C, int kWarps>
 struct alignas(16) Meeting {
   double powers[4][kWarps];
   char tallies[kWarps * sizeof(Tally<C>)];
-  Frame<C> frame;
-  bool again, finite;
+  Powers sums;
+  int count;
+  bool fit;
 
   __device__ Tally<C>& tally(int warp) { return reinterpret_cast<Tally<C>*>(tallies)[warp]; }
 
-  /// All threads call, after which the first one knows the sums and everybody `again`, `finite` and
-  /// the frame to go on with.
-  __device__ void meet(Powers& powers_, Tally<C>& tally_, const Frame<C>& current, bool last) {
+  /// All threads call, after which everybody knows the sums of all, their count and whether the
+  /// frame was fit for them, and the first thread the tally of all.
+  __device__ void meet(const Powers& powers_, Tally<C>& tally_) {
     const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
     const double sum = warp_powers(powers_);
     const Tally<C> mine = warp_tally(tally_);
@@ -211,22 +106,22 @@ struct alignas(16) Meeting {
     if (lane == 0) tally(warp) = mine;
     __syncthreads();
     if (threadIdx.x == 0) {
-      powers_ = Powers();
+      Powers p;
       tally_ = Tally<C>();
       for (int w = 0; w < kWarps; ++w) {
-        powers_.s1 += powers[0][w], powers_.s2 += powers[1][w];
-        powers_.s3 += powers[2][w], powers_.s4 += powers[3][w];
+        p.s1 += powers[0][w], p.s2 += powers[1][w];
+        p.s3 += powers[2][w], p.s4 += powers[3][w];
         add(tally_, tally(w));
       }
-      frame = current;
-      again = tally_.count > 0 && !last && reframe(frame, powers_, tally_);
-      finite = tally_.count == 0 || isfinite(powers_.s1);
+      sums = p;
+      count = tally_.count;
+      fit = count == 0 || fits(p, count);
     }
     __syncthreads();
   }
 };
 
-/// kPlain: in the plain frame.
+/// kPlain: without a frame.
 template <bool kPlain, class S, int kPack>
 __device__ void add_powers(Powers& powers, const Load<S, kPack> (&load)[kBatch], unsigned kept,
                            const Frame<Compute<S>>& frame) {
@@ -257,40 +152,71 @@ __device__ void add_powers(Powers& powers, const Load<S, kPack> (&load)[kBatch],
   powers.s3 += s3, powers.s4 += s4;
 }
 
-/// Whether any number of the part is NaN; every thread gets the answer.
+/// For blocks of one warp, where it costs little: from the first load of every thread.
+template <class S, int kPack>
+__device__ Frame<Compute<S>> first_frame(const Load<S, kPack>& load, bool kept) {
+  using C = Compute<S>;
+  C x[kPack], sum = 0, radius = 0;
+  widen_all(x, load);
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) sum += kept ? x[i] : C(0);
+  const int count = __popc(__ballot_sync(0xffffffffu, kept)) * kPack;
+  const C centre = warp_reduce(sum, Plus()) / static_cast<C>(max(count, 1));
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) radius = kept ? larger(radius, fabs(x[i] - centre)) : radius;
+  return {centre, exponent_of(warp_reduce(radius, [](C a, C b) { return larger(a, b); }))};
+}
+
+/// A part that needs another frame.
+template <class C>
+struct Survey {
+  C low = math::kInfinity<C>, high = -math::kInfinity<C>;
+  bool is_nan = false;
+};
+/// All threads call and get the answer.
 template <class S, int kPack, bool kRows, int kThreads>
-__device__ bool any_nan(const Part<S, kPack, kRows, kThreads>& part) {
+__device__ Survey<Compute<S>> survey(const Part<S, kPack, kRows, kThreads>& part) {
+  using C = Compute<S>;
   Load<S, kPack> load[kBatch];
+  Survey<C> all;
   int found = 0;
   for (std::uint32_t at = part.begin + threadIdx.x; at < part.end; at += kBatch * kThreads) {
     const unsigned kept = part.read(load, at);
     for (int j = 0; j < kBatch; ++j) {
       if ((kept >> j & 1) == 0) continue;
-      Compute<S> x[kPack];
+      C x[kPack];
       widen_all(x, load[j]);
-      for (int i = 0; i < kPack; ++i) found |= x[i] != x[i];
+      for (int i = 0; i < kPack; ++i) {
+        all.low = smaller(all.low, x[i]), all.high = larger(all.high, x[i]);
+        found |= x[i] != x[i];
+      }
     }
   }
-  return __syncthreads_or(found) != 0;
+  all.low = block_reduce<kThreads>(all.low, [](C a, C b) { return smaller(a, b); });
+  all.high = block_reduce<kThreads>(all.high, [](C a, C b) { return larger(a, b); });
+  all.is_nan = __syncthreads_or(found) != 0;
+  return all;
 }
 
 /// All threads call; the first one gets the moments. Memory is read once, but for the parts that
-/// need another frame and those with a NaN.
+/// need another frame: numbers far from 0 for their spread, of extreme size, not finite.
 template <class S, int kPack, bool kRows, int kThreads>
 __device__ Moments moments_of(const Part<S, kPack, kRows, kThreads>& part,
                               const OutlierLimits& given) {
   using C = Compute<S>;
   constexpr std::uint32_t kStep = kBatch * kThreads;
+  constexpr bool kPlain = kThreads > kWarp;
   __shared__ Meeting<C, kThreads / kWarp> meeting;
-  const Limits<C> limits = limits_for(given, C());
+  const Limits<C> limits = limits_for<S>(given);
   const std::uint32_t first = part.begin + threadIdx.x;
-  // A batch is on its way while the one before is worked on.
-  Load<S, kPack> load[kBatch], coming[kBatch];
-  unsigned kept = part.read(load, first), coming_kept = part.read(coming, first + kStep);
-  Frame<C> frame = first_frame<kThreads>(load[0], (kept & 1) != 0);
   Tally<C> tally;
   Powers powers;
-  const auto take = [&]<bool kPlain>() {
+  Frame<C> frame;
+  {
+    // A batch is on its way while the one before is worked on.
+    Load<S, kPack> load[kBatch], coming[kBatch];
+    unsigned kept = part.read(load, first), coming_kept = part.read(coming, first + kStep);
+    if constexpr (!kPlain) frame = first_frame(load[0], (kept & 1) != 0);
     for (std::uint32_t at = first; at < part.end; at += 2 * kStep) {
       tally.look(load, kept, limits);
       add_powers<kPlain>(powers, load, kept, frame);
@@ -301,35 +227,40 @@ __device__ Moments moments_of(const Part<S, kPack, kRows, kThreads>& part,
       }
       coming_kept = part.read(coming, at + 3 * kStep);
     }
-  };
-  if (frame.plain())
-    take.template operator()<true>();
-  else
-    take.template operator()<false>();
-  Tally<C> all = tally;
-  meeting.meet(powers, all, frame, false);
-  for (int again = 1; meeting.again; ++again) {
-    frame = meeting.frame;
-    powers = Powers();
-    for (std::uint32_t at = first; at < part.end; at += kStep) {
-      kept = part.read(load, at);
-      add_powers<false>(powers, load, kept, frame);
-    }
-    all = tally;
-    __syncthreads();  // `again` was read by all
-    meeting.meet(powers, all, frame, again == 2);
   }
-  const bool is_nan = !meeting.finite && any_nan(part);
+  Tally<C> all = tally;
+  meeting.meet(powers, all);
+  Survey<C> found;
+  bool constant = false;
+  if (!meeting.fit) {
+    found = survey(part);
+    constant = found.low == found.high;
+    constexpr int kMostFrames = 2;
+    for (int i = 0; i < kMostFrames && !meeting.fit && !found.is_nan && !constant &&
+                    isfinite(found.low) && isfinite(found.high);
+         ++i) {
+      frame = reframed(frame, meeting.sums, meeting.count, found.low, found.high);
+      powers = Powers();
+      Load<S, kPack> load[kBatch];
+      for (std::uint32_t at = first; at < part.end; at += kStep) {
+        const unsigned kept = part.read(load, at);
+        add_powers<false>(powers, load, kept, frame);
+      }
+      __syncthreads();  // all have read the meeting
+      Tally<C> again = tally;
+      meeting.meet(powers, again);
+    }
+  }
   Moments m;
-  m.count = all.count;
-  if (threadIdx.x != 0 || all.count == 0) return m;
-  m.max_abs = is_nan ? math::kNaN<double> : fabs(static_cast<double>(larger(-all.low, all.high)));
+  m.count = meeting.count;
+  if (threadIdx.x != 0 || m.count == 0) return m;
+  m.max_abs = found.is_nan ? math::kNaN<double> : static_cast<double>(all.largest);
   m.beyond_magnitude = all.beyond;
   m.outside = all.outside;
-  if (meeting.finite && all.low == all.high)
-    m.mean = all.low;  // a constant: exactly no variance
+  if (constant && !found.is_nan)
+    m.mean = found.low;  // exactly no variance
   else
-    set_moments(m, powers, static_cast<double>(frame.centre), frame.exponent);
+    set_moments(m, meeting.sums, static_cast<double>(frame.centre), frame.exponent);
   return m;
 }
 
@@ -343,7 +274,8 @@ struct Layout {
 template <class S, int kPack, bool kRows, int kThreads>
 __global__ void __launch_bounds__(kThreads, (sizeof(S) == 8 ? 512 : 1024) / kThreads)
     moments_kernel(Moments* parts, const S* __restrict__ data,
-                   const std::uint8_t* __restrict__ keep, Layout layout, OutlierLimits limits) {
+                   const std::uint8_t* __restrict__ keep, Layout layout,
+                   const OutlierLimits* limits) {
   const unsigned block = gridDim.x - 1 - blockIdx.x;
   const std::int64_t unit = block / layout.parts, sample = unit / layout.units;
   Part<S, kPack, kRows, kThreads> part{};
@@ -354,13 +286,13 @@ __global__ void __launch_bounds__(kThreads, (sizeof(S) == 8 ? 512 : 1024) / kThr
   part.begin = static_cast<std::uint32_t>(block - unit * layout.parts) * layout.loads_of_part;
   part.end = min(part.begin + layout.loads_of_part, layout.loads);
   part.loads_of_row = layout.loads_of_row;
-  const Moments m = moments_of(part, limits);
+  const Moments m = moments_of(part, *limits);
   if (threadIdx.x == 0) parts[block] = m;
 }
 
 template <class S, int kPack, bool kRows>
 void start(const Context& ctx, Moments* parts, const Tensor& value, const SiteCut& cut,
-           const Tensor& validity, const OutlierLimits& limits) {
+           const Tensor& validity, const OutlierLimits* limits) {
   Layout layout{};
   layout.units = cut.units;
   layout.parts = parts_of_unit(cut, value.dtype);
@@ -390,7 +322,7 @@ void start(const Context& ctx, Moments* parts, const Tensor& value, const SiteCu
 
 template <class S>
 void start_as(const Context& ctx, Moments* parts, const Tensor& value, const SiteCut& cut,
-              const Tensor& validity, const OutlierLimits& limits) {
+              const Tensor& validity, const OutlierLimits* limits) {
   constexpr std::int64_t kPack = 16 / sizeof(S);
   const auto even = [](std::int64_t elements) { return elements % kPack == 0; };
   const bool aligned = reinterpret_cast<std::uintptr_t>(value.data) % 16 == 0 &&
@@ -415,7 +347,7 @@ std::int64_t parts_of_unit(const SiteCut& cut, DType dtype) {
 }
 
 void site_moments(const Context& ctx, Moments* parts, const Tensor& value, const SiteCut& cut,
-                  const Tensor& validity, const OutlierLimits& limits) {
+                  const Tensor& validity, const OutlierLimits* limits) {
   expect_on_device(ctx, value);
   QF_EXPECTS(!cut.masked || validity.device == ctx.device);
   const CurrentDevice current(ctx.device);

@@ -5,7 +5,7 @@
 
 namespace quietformer::cuda {
 
-inline constexpr int kMany = 256, kFew = 32;  // threads of a block
+inline constexpr int kMany = 128, kFew = 32;  // threads of a block
 inline constexpr int kBatch = 4;              // loads of a thread at once
 inline constexpr unsigned kWholeBatch = (1u << kBatch) - 1;
 /// Numbers that a block takes at once, in whole packs.
@@ -18,11 +18,11 @@ struct Parts {
   std::int64_t values;  // of a part
 };
 
-/// As few parts as keep a GPU busy at once, since what a block does at its beginning and its end
-/// costs as much as four steps. Short units are for blocks of one warp.
+/// Some blocks for every place on a GPU, so that while one is at its beginning or its end, which
+/// cost as much as four steps, others read. Short units are for blocks of one warp.
 template <class S>
 Parts parts_for(std::int64_t units, std::int64_t values_of_unit) {
-  constexpr std::int64_t kBlocks = 512, kFewestSteps = 4, kStep = kStepValues<S, kMany>;
+  constexpr std::int64_t kBlocks = 2048, kFewestSteps = 4, kStep = kStepValues<S, kMany>;
   if (values_of_unit <= kFewestSteps * kStepValues<S, kFew>)
     return {kFew, kFewestSteps * kStepValues<S, kFew>};
   const std::int64_t parts = std::max<std::int64_t>(1, kBlocks / units);
@@ -82,48 +82,74 @@ __device__ inline void widen_all(float (&x)[8], const Load<__half, 8>& load) {
   }
 }
 
-// The least and the largest number of a load. 16-bit types are compared in pairs.
+template <class S>
+using PairOf = std::conditional_t<std::is_same_v<S, __half>, __half2, __nv_bfloat162>;
+
+/// The largest number of type S that is no larger.
+template <class S>
+__device__ Compute<S> round_down(double x) {
+  if constexpr (std::is_same_v<S, double>)
+    return x;
+  else if constexpr (std::is_same_v<S, float>)
+    return __double2float_rd(x);
+  else if constexpr (std::is_same_v<S, __half>)
+    return __half2float(__float2half_rd(__double2float_rd(x)));
+  else
+    return __bfloat162float(__float2bfloat16_rd(__double2float_rd(x)));
+}
+
+/// Counts numbers of 16 bits in pairs, as 1 or 0 in either half.
+template <class Pair>
+struct Outliers {
+  Pair magnitude, low, high;
+
+  /// Of the type.
+  __device__ Outliers(float m, float l, float h)
+      : magnitude(both(m)), low(both(l)), high(both(h)) {}
+  __device__ static Pair both(float x) {
+    if constexpr (std::is_same_v<Pair, __half2>)
+      return __float2half2_rn(x);
+    else
+      return __float2bfloat162_rn(x);
+  }
+  template <class S>
+  __device__ void count(const Load<S, 8>& load, Pair& beyond, Pair& outside) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const Pair x = as_pair<Pair>(load.pair[i]);
+      beyond = __hadd2(beyond, __hgt2(__habs2(x), magnitude));
+      outside = __hadd2(outside, __hadd2(__hlt2(x, low), __hgt2(x, high)));
+    }
+  }
+};
+
+/// The largest magnitude of some loads; NaN gives way. 16-bit types are compared in pairs.
+template <int kLoads, class S, int kPack>
+__device__ Compute<S> largest_magnitude(const Load<S, kPack>* load) {
+  if constexpr (kSixteenBit<S> && kPack == 8) {
+    using Pair = PairOf<S>;
+    Pair most = __habs2(as_pair<Pair>(load->pair[0]));
+#pragma unroll
+    for (int i = 1; i < 4 * kLoads; ++i)
+      most = __hmax2(most, __habs2(as_pair<Pair>(load[i / 4].pair[i % 4])));
+    return larger(widen(most.x), widen(most.y));
+  } else {
+    Compute<S> most = 0;
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j)
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) most = larger(most, fabs(widen(load[j].value[i])));
+    return most;
+  }
+}
 template <class S, int kPack>
-__device__ void extremes(const Load<S, kPack>& load, Compute<S>& low, Compute<S>& high) {
-  low = high = widen(load.value[0]);
-#pragma unroll
-  for (int i = 1; i < kPack; ++i) {
-    low = smaller(low, widen(load.value[i]));
-    high = larger(high, widen(load.value[i]));
-  }
-}
-template <class Pair, class S, int kLoads>
-__device__ void extremes_of_pairs(const Load<S, 8>* load, float& low, float& high) {
-  Pair least = as_pair<Pair>(load->pair[0]), most = least;
-#pragma unroll
-  for (int i = 1; i < 4 * kLoads; ++i) {
-    const Pair next = as_pair<Pair>(load[i / 4].pair[i % 4]);
-    least = __hmin2(least, next), most = __hmax2(most, next);
-  }
-  low = smaller(widen(least.x), widen(least.y));
-  high = larger(widen(most.x), widen(most.y));
-}
-__device__ inline void extremes(const Load<__nv_bfloat16, 8>& load, float& low, float& high) {
-  extremes_of_pairs<__nv_bfloat162, __nv_bfloat16, 1>(&load, low, high);
-}
-__device__ inline void extremes(const Load<__half, 8>& load, float& low, float& high) {
-  extremes_of_pairs<__half2, __half, 1>(&load, low, high);
+__device__ Compute<S> largest_of(const Load<S, kPack>& load) {
+  return largest_magnitude<1>(&load);
 }
 /// Of a whole batch.
 template <class S, int kPack>
-__device__ void extremes(const Load<S, kPack> (&load)[kBatch], Compute<S>& low, Compute<S>& high) {
-  if constexpr (kSixteenBit<S> && kPack == 8) {
-    using Pair = std::conditional_t<std::is_same_v<S, __half>, __half2, __nv_bfloat162>;
-    extremes_of_pairs<Pair, S, kBatch>(load, low, high);
-  } else {
-    extremes(load[0], low, high);
-#pragma unroll
-    for (int j = 1; j < kBatch; ++j) {
-      Compute<S> least, most;
-      extremes(load[j], least, most);
-      low = smaller(low, least), high = larger(high, most);
-    }
-  }
+__device__ Compute<S> largest_of(const Load<S, kPack> (&load)[kBatch]) {
+  return largest_magnitude<kBatch>(load);
 }
 
 /// One unit of one sample in loads of kPack, and the part of it that this block looks at. kRows:

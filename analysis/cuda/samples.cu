@@ -22,6 +22,7 @@ __device__ void add_sample(SampleSums& sums, const Moments& sample) {
   sums.skewness += skewness_of(sample);
   sums.variance += variance_of(sample);
   sums.mean += sample.mean;
+  sums.infinity_norm += sample.max_abs;
   merge_moments(sums.pooled, sample);
 }
 __device__ void merge_sums(SampleSums& sums, const SampleSums& other) {
@@ -30,6 +31,7 @@ __device__ void merge_sums(SampleSums& sums, const SampleSums& other) {
   sums.skewness += other.skewness;
   sums.variance += other.variance;
   sums.mean += other.mean;
+  sums.infinity_norm += other.infinity_norm;
   merge_moments(sums.pooled, other.pooled);
 }
 

@@ -4,62 +4,12 @@
 // tile of the bias for its gradient.
 #pragma once
 
+#include "attention/cuda/flash_f32_deltas.cuh"
 #include "attention/cuda/flash_f32_forward.cuh"
+#include "attention/cuda/flash_f32_gradients.cuh"
 #include "core/cuda/reduce.cuh"
 
 namespace quietformer::cuda {
-
-/// Weights and gradients of the scores of one tile.
-template <class N>
-struct TileGradients {
-  TileScores scores;
-  typename N::template Parameters<float> parameters;
-  std::int64_t head_rows;  // of row 0 of the sequence in (B, H, L)
-
-  __device__ TileGradients(const FlashF32Call& call, const SequencePlace& s, int batch, int head,
-                           int pair)
-      : scores{call, s, head, pair},
-        parameters(load_parameters<N, float>(call.p, head)),
-        head_rows((std::int64_t{batch} * call.p.heads + head) * call.p.queries + s.first_query) {}
-
-  /// In: products, and gradients of the dropped weights. Out: dropped weights, and gradients of the
-  /// scores; parameter gradients are added to `sums`. `scratch` holds a tile of scores.
-  template <int R>
-  __device__ void operator()(float (&weights)[R][kCells], float (&grads)[R][kCells],
-                             std::int64_t first_query, std::int64_t first_key, float* scratch,
-                             double (&sums)[kMaxHeadParameters]) const {
-    const FlashF32Call& call = scores.call;
-    scores.adjust(weights, first_query, first_key);
-    if (call.p.dropout) scores.template store_factors<R>(scratch, first_query, first_key);
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      const std::int64_t i = first_query + tile_y() * R + r;
-      const bool inside = i < scores.sequence.queries;
-      typename N::template Row<float> row{};
-      if constexpr (N::row_normalised)
-        row = N::restore(inside ? call.p.row_state[head_rows + i] : 0.0f);
-      float delta = 0;
-      if constexpr (N::delta_rule != DeltaRule::none)
-        delta = inside ? call.delta[head_rows + i] : 0.0f;
-#pragma unroll
-      for (int c = 0; c < kCells; ++c) {
-        const float factor = call.p.dropout ? TileScores::stored<R>(scratch, r, c) : 1.0f;
-        const float score = weights[r][c];
-        const Element<float> e{score, N::weight(score, row, parameters),
-                               visible_gradient(score, grads[r][c] * factor)};
-        const float dscore = N::dscore(e, delta, row, parameters);
-        if constexpr (N::has_element_gradients) {
-#pragma unroll
-          for (int k = 0; k < kParameters<N>; ++k)
-            sums[k] += static_cast<double>(N::element_gradient(k, e, dscore, row, parameters));
-        }
-        weights[r][c] = e.weight * factor;
-        grads[r][c] = dscore;
-      }
-    }
-    if (call.p.dropout) __syncwarp();
-  }
-};
 
 template <class N, int dim>
 __global__ void __launch_bounds__(kTileThreads, QueryGradientTiles<dim>::kResident)
@@ -208,41 +158,6 @@ static __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
-/// delta = do.o of each row where the normaliser has it, and the rows' part of parameter gradients:
-/// a block of threads per head, a warp per row.
-template <class N>
-__global__ void __launch_bounds__(kTileThreads)
-    flash_f32_deltas_kernel(const __grid_constant__ FlashF32Call call, MatrixView<const float> o,
-                            float* delta, double* sums) {
-  static_assert(N::delta_rule != DeltaRule::weight_sum,
-                "such a normaliser takes another pass over the keys");
-  const RowProblem<float>& p = call.p;
-  const auto lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int head = static_cast<int>(blockIdx.x) % p.heads,
-            batch = static_cast<int>(blockIdx.x) / p.heads;
-  const auto parameters = load_parameters<N, double>(p, head);
-  double parameter_sums[kMaxHeadParameters] = {};
-  for (std::int64_t row = static_cast<int>(threadIdx.x) / kWarp; row < p.queries;
-       row += kTileThreads / kWarp) {
-    const std::int64_t at = std::int64_t{blockIdx.x} * p.queries + row;
-    const float *const out = o.at(batch, head, row), *const d_out = call.d_out.at(batch, head, row);
-    double sum = 0;
-    for (int c = lane; c < p.value_dim; c += kWarp)
-      sum += static_cast<double>(out[c]) * static_cast<double>(d_out[c]);
-    sum = warp_reduce(sum, Plus());
-    if (lane != 0) continue;
-    delta[at] = static_cast<float>(sum);
-    if constexpr (N::has_row_gradients)
-      N::row_gradients(parameter_sums, sum, N::restore(static_cast<double>(p.row_state[at])),
-                       parameters);
-  }
-#pragma unroll
-  for (int k = 0; k < kMaxHeadParameters; ++k) {
-    const double total = block_reduce<kTileThreads>(parameter_sums[k], Plus());
-    if (threadIdx.x == 0) sums[std::int64_t{blockIdx.x} * (kMaxHeadParameters + 1) + k] += total;
-  }
-}
-
 /// A block of threads per 64 x 64 tile of one (batch, head) of the bias, or what is left of it
 /// where a dimension is broadcast; it goes through all tiles of scores that add to its own, in
 /// order.
@@ -329,14 +244,6 @@ __global__ void __launch_bounds__(kTileThreads)
       call.dbias.data[bias_batch * call.dbias.batch + bias_head * call.dbias.head +
                       i * call.dbias.query + j * call.dbias.key] = static_cast<float>(total);
   }
-}
-
-template <class N>
-void FlashF32<N>::deltas(const Context& ctx, const FlashF32Call& call,
-                         const MatrixView<const float>& o, float* delta, double* sums) {
-  if constexpr (N::delta_rule == DeltaRule::none && !N::has_row_gradients) return;
-  launch_tiles(ctx, "attention gradients of rows in f32", std::int64_t{call.p.heads} * call.batch,
-               0, flash_f32_deltas_kernel<N>, call, o, delta, sums);
 }
 
 template <class N>

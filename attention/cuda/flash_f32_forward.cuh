@@ -1,5 +1,5 @@
 // Forward of `flash` in f32: a block of threads per tile of query rows of a head, over tiles of
-// keys.
+// keys. Weights that need the finished row take two passes: its sum first, without values.
 #pragma once
 
 #include "attention/cuda/flash_f32_tile.cuh"
@@ -8,11 +8,27 @@
 
 namespace quietformer::cuda {
 
+/// Adds a tile of scores to the state of a thread's rows.
+template <class N, int R>
+__device__ __forceinline__ void sum_terms(typename PartialRow<N>::Type (&partial)[R],
+                                          const float (&scores)[R][kCells]) {
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    float high = scores[r][0];
+#pragma unroll
+    for (int c = 1; c < kCells; ++c) high = LargerScore()(high, scores[r][c]);
+    N::raise(partial[r], row_reduce(high, LargerScore()));
+    float terms = 0;
+#pragma unroll
+    for (const float score : scores[r]) terms += N::term(score, partial[r]);
+    N::add(partial[r], row_reduce(terms, Sum()));
+  }
+}
+
 template <class N, int dim>
 __global__ void __launch_bounds__(kTileThreads, ForwardTiles<dim>::kResident)
     flash_f32_forward_kernel(const __grid_constant__ FlashF32Call call) {
-  static_assert(!N::row_normalised || !N::weights_need_final_row,
-                "a normaliser whose weights need the whole row takes two passes over the keys");
+  constexpr bool kTwoPasses = N::row_normalised && N::weights_need_final_row;
   using Tiles = ForwardTiles<dim>;
   constexpr int R = Tiles::kRows, kStride = Tiles::kStride;
   extern __shared__ __align__(16) float shared[];
@@ -27,8 +43,16 @@ __global__ void __launch_bounds__(kTileThreads, ForwardTiles<dim>::kResident)
 
   const auto parameters = load_parameters<N, float>(p, head);
   typename PartialRow<N>::Type partial[R];
+  [[maybe_unused]] typename N::template Row<float> final_rows[R];
   float weight_sum[R] = {}, sum[R][dim / kSide] = {};
-  for (int pair = 0; pair < call.pairs; ++pair) {
+  // Passes and pairs are one loop, the first pass being its steps below 0.
+  for (int step = kTwoPasses ? -call.pairs : 0; step < call.pairs; ++step) {
+    const bool summing = kTwoPasses && step < 0;
+    const int pair = summing ? step + call.pairs : step;
+    if constexpr (kTwoPasses)
+      if (step == 0)
+#pragma unroll
+        for (int r = 0; r < R; ++r) final_rows[r] = N::finish(partial[r], parameters);
     const TileScores tile_scores{call, s, head, pair};
     const KeyRange keys = keys_of_tile(call, s, pair, tile.first, Tiles::kQueries);
     __syncthreads();  // the tiles are free
@@ -41,12 +65,24 @@ __global__ void __launch_bounds__(kTileThreads, ForwardTiles<dim>::kResident)
       float scores[R][kCells];
       multiply_rows(scores, queries, rows, kStride, p.dim);
       __syncthreads();
-      load_tile(rows, kStride, call.v.at(batch, kv_head, at), call.v.row, left, p.value_dim);
+      if (!summing)
+        load_tile(rows, kStride, call.v.at(batch, kv_head, at), call.v.row, left, p.value_dim);
 
       tile_scores.adjust(scores, tile.first, first);
+      if constexpr (kTwoPasses)
+        if (summing) {
+          sum_terms<N>(partial, scores);
+          continue;
+        }
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        if constexpr (N::row_normalised) {
+        if constexpr (kTwoPasses) {
+#pragma unroll
+          for (float& score : scores[r]) {
+            score = N::weight(score, final_rows[r], parameters);
+            weight_sum[r] += score;
+          }
+        } else if constexpr (N::row_normalised) {
           float high = scores[r][0];
 #pragma unroll
           for (int c = 1; c < kCells; ++c) high = LargerScore()(high, scores[r][c]);
@@ -90,7 +126,7 @@ __global__ void __launch_bounds__(kTileThreads, ForwardTiles<dim>::kResident)
 #pragma unroll
   for (int r = 0; r < R; ++r) {
     scale[r] = 1;
-    if constexpr (N::row_normalised) scale[r] = N::scale(partial[r], parameters);
+    if constexpr (N::row_normalised && !kTwoPasses) scale[r] = N::scale(partial[r], parameters);
     weight_sum[r] = row_reduce(weight_sum[r], Sum()) * scale[r];
     const std::int64_t row = first_row + tile_y() * R + r;
     if (tile_x() != 0 || tile.first + tile_y() * R + r >= s.queries) continue;

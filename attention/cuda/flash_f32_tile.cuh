@@ -71,6 +71,10 @@ inline int totals_bytes(int features) {
   return 2 * kTile * tile_stride(features) * int{sizeof(float)} +
          kSide * kTile * int{sizeof(double)};
 }
+/// Three tiles of rows and one of scores; no more than QueryGradientTiles.
+inline int weight_sum_bytes(int stride) {
+  return (3 * kTile * stride + kTile * kScoreStride) * int{sizeof(float)};
+}
 /// Two tiles of rows and one of scores; their sums take the place of all.
 inline int bias_bytes(int features) {
   return std::max((2 * kTile * tile_stride(features) + kTile * kScoreStride) * int{sizeof(float)},

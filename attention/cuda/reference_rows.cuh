@@ -139,9 +139,7 @@ __global__ void __launch_bounds__(kRowThreads)
   typename N::template Row<double> row{};
   if constexpr (N::row_normalised) row = N::restore(static_cast<double>(p.row_state[at.index]));
   const auto element = [&](std::int64_t c) {
-    const T score = row_of_scores[c];
-    return Element<T>{score, N::weight(score, row, parameters),
-                      visible_gradient(score, row_of_grads[c])};
+    return element_of<N>(row_of_scores[c], row_of_grads[c], row, parameters);
   };
   at.for_keys([&](std::int64_t c) { row_of_scores[c] = adjust(row_of_scores[c], c - first_key); });
   double delta = 0;

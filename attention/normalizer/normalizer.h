@@ -22,6 +22,9 @@
 //   delta_rule              the row constant of the gradient, see DeltaRule
 //   has_element_gradients   some parameter's gradient has a contribution from every element
 //   has_row_gradients       some parameter's gradient has a contribution from every row
+//   clips                   the weight is a clipped function of a share of the row, which hides
+//   what
+//                           gradients are made of
 //
 // Per head
 //   Parameters<A>           what the loops need of the parameters
@@ -48,12 +51,16 @@
 //
 // Per element. weight(-inf) must be 0, and dscore, delta_term and element_gradient with it.
 //   weight(score, row, parameters)
+//   share(score, row, parameters)             these three where `clips` alone: weight() is
+//   weight_of(share, parameters)              weight_of(share()); share(-inf) must be 0
+//   follows(share, parameters) -> bool        no clip holds the weight
 //   delta_term(element, row, parameters)      DeltaRule::weight_sum only
 //   dscore(element, delta, row, parameters)   the gradient of the score
 //
 // Where the score is a product, optional and for GPUs, whose exp takes a factor for nothing:
 //   term_of_product(x, factor, partial)       term(factor * x, partial)
 //   weight_of_product(x, factor, row, parameters)
+//   share_of_product(x, factor, row, parameters)
 //   weights_of_products(x, factor, row, parameters)   of four scores at once, in place
 //   small_weight_of_product(x, factor, row, parameters)   a quicker one, for scores up to
 //   small_up_to(parameters) -> A
@@ -68,6 +75,7 @@
 #include <string_view>
 
 #include "attention/attention.h"
+#include "attention/mask.h"
 #include "core/dtype.h"
 
 namespace quietformer {
@@ -85,10 +93,11 @@ struct RowOutputs {
   A lse, lse_scores, sink_mass;
 };
 
-/// One (i, j) in backward: its score, its weight before dropout, and the gradient of that weight.
+/// One (i, j) in backward: its share of the row, which is its weight unless the normaliser clips;
+/// its weight before dropout; and the gradient of that weight, 0 where a clip holds it.
 template <class T>
 struct Element {
-  T score, weight, dweight;
+  T share, weight, dweight;
 };
 
 /// The row of a normaliser without row denominator.
@@ -107,6 +116,7 @@ concept Describes = requires {
   { N::delta_rule } -> std::convertible_to<DeltaRule>;
   { N::has_element_gradients } -> std::convertible_to<bool>;
   { N::has_row_gradients } -> std::convertible_to<bool>;
+  { N::clips } -> std::convertible_to<bool>;
   requires N::parameters.size() <= kMaxHeadParameters;
 };
 
@@ -143,7 +153,12 @@ template <class N, class T, class A>
 concept Weighs = requires(T score, typename N::template Row<A> row,
                           typename N::template Parameters<A> parameters) {
   { N::weight(score, row, parameters) } -> std::same_as<T>;
-};
+} && (!N::clips || requires(T score, typename N::template Row<A> row,
+                            typename N::template Parameters<A> parameters) {
+  { N::share(score, row, parameters) } -> std::same_as<T>;
+  { N::weight_of(score, parameters) } -> std::same_as<T>;
+  { N::follows(score, parameters) } -> std::same_as<bool>;
+});
 
 template <class N, class T, class A>
 concept Differentiates = requires(T delta, Element<T> element, typename N::template Row<A> row,
@@ -175,5 +190,19 @@ concept NormalizerPolicy = normalizer_contract::Describes<N> &&
     normalizer_contract::Scales<N, double> && normalizer_contract::Weighs<N, float, double> &&
     normalizer_contract::Differentiates<N, float, double> &&
     normalizer_contract::DifferentiatesParameters<N, float, double>;
+
+/// The element of a score; `dweight` may be anything where the key is hidden.
+template <class N, class T, class Row, class Parameters>
+QF_HOST_DEVICE Element<T> element_of(T score, T dweight, const Row& row,
+                                     const Parameters& parameters) {
+  dweight = visible_gradient(score, dweight);
+  if constexpr (N::clips) {
+    const T share = N::share(score, row, parameters);
+    return {share, N::weight_of(share, parameters), N::follows(share, parameters) ? dweight : T(0)};
+  } else {
+    const T weight = N::weight(score, row, parameters);
+    return {weight, weight, dweight};
+  }
+}
 
 }  // namespace quietformer

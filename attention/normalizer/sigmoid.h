@@ -22,6 +22,7 @@ struct Sigmoid {
   static constexpr DeltaRule delta_rule = DeltaRule::none;
   static constexpr bool has_element_gradients = true;
   static constexpr bool has_row_gradients = false;
+  static constexpr bool clips = false;
 
   template <class A>
   struct Parameters {

@@ -4,9 +4,8 @@
 // "Attention is off by one", 2023). theta is a learned sink logit, one more key of score theta and
 // value 0. Both at their defaults: ordinary softmax.
 //
-// The row keeps max and sum of the visible scores alone; the sink, of logarithm ln(n + exp(theta)),
-// enters at the end. exp is never taken of a negated maximum by itself, so no sign or size of
-// score, n or theta overflows.
+// The row keeps max and sum of the visible scores alone (softmax_row.h); the sink, of logarithm
+// ln(n + exp(theta)), enters at the end. No sign or size of score, n or theta overflows.
 //
 // With L = ln of the denominator and delta = do.o = sum_j P_j dP_j:
 //   dS_j = P_j (dP_j - delta)    dn = -exp(-L) delta    dtheta = -exp(theta - L) delta
@@ -14,12 +13,12 @@
 
 #include <array>
 
-#include "attention/normalizer/normalizer.h"
+#include "attention/normalizer/softmax_row.h"
 #include "core/math.h"
 
 namespace quietformer {
 
-struct SoftmaxN {
+struct SoftmaxN : SoftmaxRow {
   static constexpr std::string_view name = "softmax_n";
   static constexpr std::array<HeadParameterInfo, 2> parameters{{
       {"n", 0, 0.7, 0},
@@ -30,6 +29,7 @@ struct SoftmaxN {
   static constexpr DeltaRule delta_rule = DeltaRule::output_dot;
   static constexpr bool has_element_gradients = false;
   static constexpr bool has_row_gradients = true;
+  static constexpr bool clips = false;
 
   template <class A>
   struct Parameters {
@@ -40,75 +40,6 @@ struct SoftmaxN {
   template <class A>
   QF_HOST_DEVICE static Parameters<A> load(const A* value) {
     return {value[1], math::logaddexp(math::log(value[0]), value[1])};
-  }
-
-  template <class A>
-  struct Partial {
-    A max = -math::kInfinity<A>;
-    A sum = 0;  // of exp(s - max)
-  };
-
-  template <class A>
-  QF_HOST_DEVICE static Partial<A> prepared(A max) {
-    return {max, 0};
-  }
-
-  template <class A>
-  QF_HOST_DEVICE static A raise(Partial<A>& partial, A max) {
-    if (!(max > partial.max)) return 1;
-    // An empty row has max -inf: exp(-inf - max) is the 0 it should be.
-    const A factor = math::exp(partial.max - max);
-    partial.max = max;
-    partial.sum *= factor;
-    return factor;
-  }
-
-  template <class T, class A>
-  QF_HOST_DEVICE static T term(T score, const Partial<A>& partial) {
-    return math::exp(score - T(finite_or_zero(partial.max)));
-  }
-
-  template <class T, class A>
-  QF_HOST_DEVICE static T term_of_product(T x, T factor, const Partial<A>& partial) {
-    return math::exp_affine(x, factor, -T(finite_or_zero(partial.max)));
-  }
-
-  template <class A>
-  QF_HOST_DEVICE static A reference(const Partial<A>& partial) {
-    return partial.max;
-  }
-
-  template <class A>
-  QF_HOST_DEVICE static A score_of(A term, const Partial<A>& partial) {
-    return finite_or_zero(partial.max) + math::log(term);
-  }
-
-  template <class A>
-  QF_HOST_DEVICE static void add(Partial<A>& partial, A sum) {
-    partial.sum += sum;
-  }
-
-  template <class A>
-  QF_HOST_DEVICE static A term_sum(const Partial<A>& partial) {
-    return partial.sum;
-  }
-
-  template <class A>
-  QF_HOST_DEVICE static Partial<A> merge(Partial<A> a, Partial<A> b) {
-    raise(a, b.max);
-    raise(b, a.max);
-    a.sum += b.sum;
-    return a;
-  }
-
-  template <class A>
-  struct Row {
-    A lse;  // ln of the whole denominator
-  };
-
-  template <class A>
-  QF_HOST_DEVICE static A lse_scores(const Partial<A>& partial) {
-    return partial.max + math::log(partial.sum);  // -inf - inf for an empty row
   }
 
   template <class A>
@@ -130,24 +61,15 @@ struct SoftmaxN {
     return {row.lse, lse_scores(partial), share(parameters.log_sink, row)};
   }
 
-  template <class A>
-  QF_HOST_DEVICE static A saved(const Row<A>& row) {
-    return row.lse;
-  }
-  template <class A>
-  QF_HOST_DEVICE static Row<A> restore(A saved) {
-    return {saved};
-  }
-
   template <class T, class A>
   QF_HOST_DEVICE static T weight(T score, const Row<A>& row, const Parameters<A>&) {
-    return math::exp(score - T(denominator_or_infinity(row)));
+    return part(score, row);
   }
 
   template <class T, class A>
   QF_HOST_DEVICE static T weight_of_product(T x, T factor, const Row<A>& row,
                                             const Parameters<A>&) {
-    return math::exp_affine(x, factor, -T(denominator_or_infinity(row)));
+    return part_of_product(x, factor, row);
   }
 
   template <class T, class A>
@@ -166,17 +88,6 @@ struct SoftmaxN {
   }
 
  private:
-  template <class A>
-  QF_HOST_DEVICE static A finite_or_zero(A max) {
-    return max > -math::kInfinity<A> ? max : A(0);
-  }
-
-  /// A row without denominator saw only -inf; subtracting +inf keeps its weights at 0, not NaN.
-  template <class A>
-  QF_HOST_DEVICE static A denominator_or_infinity(const Row<A>& row) {
-    return row.lse > -math::kInfinity<A> ? row.lse : math::kInfinity<A>;
-  }
-
   /// exp(logit - L): the part of the denominator that a key of this logit makes up.
   template <class A>
   QF_HOST_DEVICE static A share(A logit, const Row<A>& row) {

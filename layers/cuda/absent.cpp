@@ -30,6 +30,18 @@ void swiglu_backward(const Context&, const Tensor&, const Tensor&, const Tensor&
                      const Tensor&) {
   absent();
 }
+void attention_gate_forward(const Context&, const Tensor&, const Tensor&,
+                            const AttentionGateInputs&) {
+  absent();
+}
+void attention_gate_backward_input(const Context&, const AttentionGateGradients&, const Tensor&,
+                                   const Tensor&, const AttentionGateInputs&) {
+  absent();
+}
+void attention_gate_backward_parameters(const Context&, const Tensor&, const Tensor&, const Tensor&,
+                                        const Tensor&) {
+  absent();
+}
 void residual_forward(const Context&, const Tensor&, const Tensor&, const Tensor&, double,
                       const Tensor&) {
   absent();

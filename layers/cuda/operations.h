@@ -14,6 +14,7 @@
 #include "core/gemm.h"
 #include "core/tensor.h"
 #include "layers/activation.h"
+#include "layers/attention_gate.h"
 #include "layers/cross_entropy.h"
 #include "layers/dropout.h"
 #include "layers/norm.h"
@@ -32,6 +33,16 @@ void gelu_backward(const Context& ctx, GeluForm form, const Tensor& dx, const Te
 void swiglu_forward(const Context& ctx, const Tensor& y, const Tensor& gate, const Tensor& up);
 void swiglu_backward(const Context& ctx, const Tensor& d_gate, const Tensor& d_up, const Tensor& dy,
                      const Tensor& gate, const Tensor& up);
+
+// attention_gate.cu
+void attention_gate_forward(const Context& ctx, const Tensor& y, const Tensor& gate,
+                            const AttentionGateInputs& in);
+void attention_gate_backward_input(const Context& ctx, const AttentionGateGradients& out,
+                                   const Tensor& dy, const Tensor& gate,
+                                   const AttentionGateInputs& in);
+void attention_gate_backward_parameters(const Context& ctx, const Tensor& d_weight,
+                                        const Tensor& d_bias, const Tensor& d_logit,
+                                        const Tensor& x);
 
 // residual.cu: residual sums and dropout
 void residual_forward(const Context& ctx, const Tensor& out, const Tensor& x, const Tensor& branch,

@@ -57,6 +57,7 @@ TEST(ActivationStatistics, PerSampleAveragesAndPooled) {
   EXPECT_NEAR(site.all.average(&SampleSums::mean), 4.5, 1e-15);
   EXPECT_NEAR(site.all.pooled.variance(), 8.25, 1e-15);
   EXPECT_EQ(site.all.pooled.max_abs, 9);
+  EXPECT_EQ(site.all.average(&SampleSums::infinity_norm), 7);  // (5 + 9) / 2
   EXPECT_EQ(site.all.pooled.beyond_magnitude, 3);
 }
 
@@ -95,6 +96,7 @@ TEST(ActivationStatistics, MicroBatchesAndObjectsMergeExactly) {
   EXPECT_NEAR(a.pooled.mean, b.pooled.mean, 1e-13);
   EXPECT_NEAR(a.pooled.kurtosis(), b.pooled.kurtosis(), 1e-12 * a.pooled.kurtosis());
   EXPECT_EQ(a.pooled.max_abs, b.pooled.max_abs);
+  EXPECT_NEAR(a.infinity_norm, b.infinity_norm, 1e-12 * a.infinity_norm);
 }
 
 TEST(ActivationStatistics, MergeBringsSitesTheOtherSawFirst) {
@@ -221,6 +223,7 @@ TEST(ActivationStatistics, PaddedPositionsDoNotCount) {
     EXPECT_EQ(all.samples, 2);
     EXPECT_EQ(all.pooled.count, (2 * T - 1900) * C);
     EXPECT_NEAR(kurtosis(all), (samples[0].kurtosis() + samples[1].kurtosis()) / 2, 1e-11);
+    EXPECT_EQ(all.infinity_norm, samples[0].max_abs + samples[1].max_abs);
     EXPECT_NEAR(all.average(&SampleSums::mean), (samples[0].mean + samples[1].mean) / 2, 1e-14);
   }
 }
@@ -329,6 +332,9 @@ TEST(AnalysisConfig, RefusesWhatMakesNoSense) {
   config.every = -1;
   EXPECT_THROW(config.validate(), InputError);
   config.every = 0;
+  config.final_sequences = -1;
+  EXPECT_THROW(config.validate(), InputError);
+  config.final_sequences = 0;
   for (const char* bad : {"", "blocks/0", "a b", "\x1b[0m"}) {
     config.sites = {bad};
     EXPECT_THROW(config.validate(), InputError) << bad;

@@ -1,4 +1,4 @@
-// PyTorch's statistics (tests/fixtures/README.md) against ours.
+// PyTorch's statistics and fake quantisation (tests/fixtures/README.md) against ours.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -7,9 +7,11 @@
 #include <nlohmann/json.hpp>
 
 #include "analysis/activation_statistics.h"
+#include "analysis/quantization.h"
 #include "analysis/weight_statistics.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/safetensors.h"
+#include "tests/support/tensors.h"
 
 namespace quietformer {
 namespace {
@@ -72,6 +74,36 @@ TEST(StatisticsFixture, ActivationsAndWeights) {
     ++cases;
   }
   std::printf("fixtures: %d cases from %s\n", cases, folder.c_str());
+}
+
+/// torch.fake_quantize_per_tensor_affine and per_channel_affine, bit for bit.
+TEST(QuantizationFixture, GridsAndRoundedNumbers) {
+  const std::string folder = test::fixtures_folder();
+  std::ifstream text(folder + "/quantization.json");
+  ASSERT_TRUE(text) << folder << "/quantization.json";
+  const json cases = json::parse(text).at("cases");
+  const test::SafetensorsFile tensors(folder + "/quantization.safetensors");
+  ASSERT_FALSE(cases.empty());
+  for (const json& c : cases) {
+    const std::string kind = c.at("kind"), name = c.at("x");
+    const int bits = c.at("bits");
+    const std::string what = kind + "/" + name + "/" + std::to_string(bits);
+    const OwnedTensor x = tensors.read("x/" + name), want = tensors.read(what);
+    if (kind == "asymmetric") {
+      double low = INFINITY, high = -INFINITY;
+      for (std::int64_t i = 0; i < x.view().count(); ++i)
+        low = std::min(low, test::get(x, i)), high = std::max(high, test::get(x, i));
+      const Grid grid = asymmetric_grid(low, high, bits);
+      EXPECT_EQ(double(grid.scale), c.at("scales").at(0).get<double>()) << what;
+      EXPECT_EQ(grid.zero, c.at("zero").get<int>()) << what;
+      const OwnedTensor y(x.view().dtype, x.view().shape);
+      fake_quantize({}, y, x, grid);
+      EXPECT_TRUE(test::same_bits(y, want)) << what;
+      continue;
+    }
+    const WeightScales scales = kind == "channel" ? WeightScales::channel : WeightScales::tensor;
+    EXPECT_TRUE(test::same_bits(quantize_weights({}, x, {bits, scales}).values, want)) << what;
+  }
 }
 
 }  // namespace

@@ -86,6 +86,29 @@ TEST_F(History, WritesSelfDescribingDatasetsAndLoadsThem) {
   EXPECT_EQ(read_file(path("again.h5")), read_file(path("stats.h5")));
 }
 
+TEST_F(History, TheFinalPassIsAGroupThatLoadingPassesOver) {
+  StatisticsHistory history;
+  ActivationStatistics live = statistics();
+  log(history, live, 10);
+  history.write(path("before.h5"));
+  FinalResults final;
+  final.sequences = 2;
+  final.sites = {{"blocks.0.output", {}, {1, NAN, 3}, {4, 5}}};
+  final.outliers = {4, {0, 3}, {0, 0.5}, {1}};
+  history.write(path("stats.h5"), &final);
+  const Hdf5Reader file(path("stats.h5"));
+  EXPECT_EQ(std::get<std::int64_t>(file.attributes("/final").at("sequences")), 2);
+  const OwnedTensor tokens = file.read("/final/activations/blocks.0.output/infinity_norm_by_token");
+  ASSERT_EQ(tokens.view().shape, (Shape{3}));
+  EXPECT_EQ(tokens.as<double>()[2], 3);
+  EXPECT_EQ(
+      file.read("/final/activations/blocks.0.output/infinity_norm_by_channel").as<double>()[1], 5);
+  EXPECT_EQ(file.read("/final/outlier_dimensions/layers").as<std::int64_t>()[1], 3);
+  EXPECT_EQ(file.read("/final/outlier_dimensions/positions").as<double>()[1], 0.5);
+  StatisticsHistory::load(path("stats.h5")).write(path("again.h5"));
+  EXPECT_EQ(read_file(path("again.h5")), read_file(path("before.h5")));
+}
+
 TEST_F(History, ResumedHistoryEqualsAnUnbrokenOne) {
   StatisticsHistory whole, broken;
   ActivationStatistics live = statistics(), first = statistics(), resumed = statistics();

@@ -73,6 +73,7 @@ TEST_F(Results, ShapeOfTheFile) {
   EXPECT_EQ(site["variance"], all.average(&SampleSums::variance));
   EXPECT_EQ(site["mean"], all.average(&SampleSums::mean));
   EXPECT_EQ(site["max_abs"], 6);
+  EXPECT_EQ(site["infinity_norm"], all.average(&SampleSums::infinity_norm));
   EXPECT_EQ(site["outliers_6"], 0);
   EXPECT_TRUE(site["outliers_6_sigma"].is_null());  // not known in the first step, no warning
   EXPECT_EQ(site["pooled"]["kurtosis"], all.pooled.kurtosis());
@@ -92,6 +93,37 @@ TEST_F(Results, ShapeOfTheFile) {
   step();
   results.activations = statistics_.latest();
   EXPECT_EQ(parse(results)["activations"]["blocks.0.attention.context"]["outliers_6_sigma"], 0);
+}
+
+TEST_F(Results, TheFinalPassHasItsPlaces) {
+  FinalResults final;
+  final.sites = {{"blocks.0.attention.context", {}, {1}, {1}}};
+  for (const double x : {0.0, 1.0, 1.0, 0x1p20}) final.sites[0].histogram.add(x);
+  final.outliers = {4, {0, 3, 4}, {0, 0.5, 0.25}, {1, 2}};
+  final.attention = {{"blocks.0.attention", {0.25, NAN}, {0.5, 1}, {}, {2, 3}}};
+  RunResults results;
+  results.activations = statistics_.latest();
+  json root = parse(results);
+  EXPECT_FALSE(root.contains("attention") || root.contains("outlier_dimensions"));
+  EXPECT_FALSE(root["activations"]["blocks.0.attention.context"].contains("histogram"));
+  const std::string before = warnings_.at(0);
+  results.final = &final;
+  root = parse(results);
+  const json histogram = root["activations"]["blocks.0.attention.context"]["histogram"];
+  EXPECT_EQ(histogram["bins_per_octave"], 2);
+  EXPECT_EQ(histogram["lowest_exponent"], -16);
+  EXPECT_EQ(histogram["below"], 1);
+  EXPECT_EQ(histogram["above"], 1);
+  EXPECT_EQ(histogram["counts"].size(), 64u);
+  EXPECT_EQ(histogram["counts"][32], 2);
+  EXPECT_EQ(
+      root["outlier_dimensions"],
+      (json{{"count", 2}, {"channels", {1, 2}}, {"layers", {3, 4}}, {"positions", {0.5, 0.25}}}));
+  EXPECT_EQ(root["attention"]["blocks.0.attention"]["entropy"], (json{2.0, 3.0}));
+  EXPECT_EQ(root["attention"]["blocks.0.attention"]["first_token_mass"], (json{0.25, nullptr}));
+  EXPECT_FALSE(root["attention"]["blocks.0.attention"].contains("sink_mass"));
+  ASSERT_EQ(warnings_.size(), 1u);
+  EXPECT_NE(warnings_[0], before);  // one more
 }
 
 TEST_F(Results, NotFiniteIsNullWithOneWarning) {

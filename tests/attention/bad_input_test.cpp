@@ -151,6 +151,9 @@ std::vector<BadCase> options() {
 
 std::vector<BadCase> normalizer_cases() {
   const auto sigmoid = with([](CaseOptions& o) { o.normalizer = "sigmoid"; });
+  const auto clipped = with([](CaseOptions& o) {
+    o.normalizer = "clipped_softmax", o.parameters = {-0.1, 1};
+  });
   const auto n = with([](CaseOptions& o) { o.parameters = {1}; });
   const auto sink = with([](CaseOptions& o) { o.parameters = {1, 0}; });
   return {
@@ -168,6 +171,10 @@ std::vector<BadCase> normalizer_cases() {
        [](AttentionCase& c) { c.problem.head_parameters[0] = c.make(DType::f32, {2}); }},
       {"attention head parameter 1: sigmoid has 1",
        [](AttentionCase& c) { c.problem.head_parameters[1] = c.make(DType::f64, {2}); }, sigmoid},
+      {"attention gamma: 0.01 for head 1, expected at most 0",
+       [](AttentionCase& c) { test::set(c.problem.head_parameters[0], 1, 0.01); }, clipped},
+      {"attention zeta: 0.5 for head 0, expected at least 1",
+       [](AttentionCase& c) { test::set(c.problem.head_parameters[1], 0, 0.5); }, clipped},
       {"attention lse: sigmoid has no row denominator",
        [](AttentionCase& c) {
          c.problem.lse = c.make(DType::f64, {2, 2, 4});

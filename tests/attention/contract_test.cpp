@@ -1,139 +1,15 @@
-// The normaliser contract holds more than today's list: clipped softmax (Bondarenko et al.,
-// "Quantizable transformers", 2023) needs the finished row before its weights, a sum over weights
-// for its gradient, and has gradients from every element. And what violates the contract is not
-// accepted.
+// What violates the normaliser contract is not accepted; and how work is cut into chunks and slots.
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 
+#include "attention/backward_sums.h"
 #include "attention/cuda/packed.h"
-#include "attention/flash_pair.h"
 #include "attention/normalizer/softmax_n.h"
-#include "attention/reference_pair.h"
-#include "attention/score/dot.h"
 #include "tests/attention/attention_case.h"
-#include "tests/support/finite_difference.h"
 
 namespace quietformer {
 namespace {
-
-/// clip((zeta - gamma) softmax(s) + gamma, 0, 1).
-struct ClippedSoftmax : SoftmaxN {
-  static constexpr std::string_view name = "clipped_softmax";
-  static constexpr std::array<HeadParameterInfo, 2> parameters{
-      {{"gamma", 0, -0.08, -1}, {"zeta", 1, 1.2, 1}}};
-  static constexpr bool weights_need_final_row = true;
-  static constexpr DeltaRule delta_rule = DeltaRule::weight_sum;
-  static constexpr bool has_element_gradients = true;
-  static constexpr bool has_row_gradients = false;
-
-  template <class A>
-  struct Parameters {
-    A gamma, zeta;
-  };
-  template <class A>
-  static Parameters<A> load(const A* value) {
-    return {value[0], value[1]};
-  }
-  static constexpr double kNoSink[2] = {0, -math::kInfinity<double>};
-
-  template <class A>
-  static Row<A> finish(const Partial<A>& partial, const Parameters<A>&) {
-    return SoftmaxN::finish(partial, SoftmaxN::load(kNoSink));
-  }
-  template <class A>
-  static RowOutputs<A> outputs(const Partial<A>& partial, const Row<A>& row, const Parameters<A>&) {
-    return SoftmaxN::outputs(partial, row, SoftmaxN::load(kNoSink));
-  }
-  template <class T, class A>
-  static T softmax(T score, const Row<A>& row) {
-    return SoftmaxN::weight(score, row, SoftmaxN::Parameters<A>{});
-  }
-  template <class T, class A>
-  static T weight(T score, const Row<A>& row, const Parameters<A>& p) {
-    const T w = T(p.zeta - p.gamma) * softmax(score, row) + T(p.gamma);
-    return w < 0 ? T(0) : (w > 1 ? T(1) : w);
-  }
-  template <class T>
-  static T inside(const Element<T>& e) {  // the gradient of the weight where it is not clipped
-    return e.weight > 0 && e.weight < 1 ? e.dweight : T(0);
-  }
-  template <class T, class A>
-  static T delta_term(const Element<T>& e, const Row<A>& row, const Parameters<A>&) {
-    return inside(e) * softmax(e.score, row);
-  }
-  template <class T, class A>
-  static T dscore(const Element<T>& e, T delta, const Row<A>& row, const Parameters<A>& p) {
-    return T(p.zeta - p.gamma) * softmax(e.score, row) * (inside(e) - delta);
-  }
-  template <class T, class A>
-  static T element_gradient(int k, const Element<T>& e, T, const Row<A>& row,
-                            const Parameters<A>&) {
-    const T soft = softmax(e.score, row);
-    return inside(e) * (k == 0 ? 1 - soft : soft);
-  }
-};
-static_assert(NormalizerPolicy<ClippedSoftmax>);
-
-/// An AttentionCase run by a pair that is not on the list.
-struct ClippedCase {
-  test::AttentionCase c;
-  Tensor gamma, zeta;
-  bool flash;
-
-  explicit ClippedCase(const test::CaseOptions& options)
-      : c(options), flash(options.implementation == "flash") {
-    gamma = c.problem.head_parameters[0], zeta = c.problem.head_parameters[1];
-  }
-  void forward() {
-    flash ? FlashPair<Dot, ClippedSoftmax>::forward(c.ctx, c.problem)
-          : ReferencePair<Dot, ClippedSoftmax>::forward(c.ctx, c.problem);
-  }
-  void backward() {
-    flash ? FlashPair<Dot, ClippedSoftmax>::backward(c.ctx, c.problem)
-          : ReferencePair<Dot, ClippedSoftmax>::backward(c.ctx, c.problem);
-  }
-  double loss() {
-    forward();
-    double sum = 0;
-    for (std::int64_t i = 0; i < c.problem.o.count(); ++i)
-      sum += test::get(c.problem.o, i) * test::get(c.problem.do_, i);
-    return sum;
-  }
-};
-
-TEST(NormalizerContract, ClippedSoftmaxForwardAndGradients) {
-  for (const bool general : {false, true}) {
-    test::CaseOptions options;
-    options.L = 6, options.S = 8, options.Hk = 1, options.causal = general;
-    options.dropout = general ? 0.3 : 0, options.bias = {1, 2, 6, 8};
-    options.parameters = {0, 0};
-    ClippedCase run(options);
-    const AttentionProblem& p = run.c.problem;
-    test::fill(run.gamma, -0.08), test::fill(run.zeta, 1.2);
-    run.forward(), run.backward();
-    int zeros = 0;
-    for (std::int64_t row = 0; p.weights && row < p.lse.count(); ++row)
-      for (std::int64_t j = 0; j < 8; ++j) {
-        const double w = test::get(p.weights, row * 8 + j);
-        zeros += w == 0 && !general;
-        EXPECT_TRUE(w >= 0 && w <= 1);
-      }
-    if (!general && p.weights) {
-      EXPECT_GT(zeros, 10);  // clipping happens
-    }
-    test::DifferenceOptions o;
-    o.step = 1e-6, o.tolerance = 1e-5;  // small: no element may cross a clip point
-    const auto loss = [&] { return run.loss(); };
-    test::expect_gradient("dq", p.q, p.dq, loss, o);
-    test::expect_gradient("dk", p.k, p.dk, loss, o);
-    test::expect_gradient("dv", p.v, p.dv, loss, o);
-    test::expect_gradient("dbias", p.bias, p.dbias, loss, o);
-    test::expect_gradient("dgamma", run.gamma, p.d_head_parameters[0], loss, o);
-    test::expect_gradient("dzeta", run.zeta, p.d_head_parameters[1], loss, o);
-  }
-}
 
 // Tasks that add to the same element of dbias must run in one chunk, or threads would race.
 TEST(ReferenceChunks, TasksThatShareTheBiasGradientAreTogether) {
@@ -188,15 +64,18 @@ struct LacksElementGradient : SoftmaxN {
 struct LacksDeltaTerm : SoftmaxN {
   static constexpr DeltaRule delta_rule = DeltaRule::weight_sum;
 };
+struct LacksShare : SoftmaxN {
+  static constexpr bool clips = true;
+};
 struct TooManyParameters : SoftmaxN {
   static constexpr std::array<HeadParameterInfo, kMaxHeadParameters + 1> parameters{};
 };
 
 template <class... Ns>
 constexpr bool none_is_a_policy = (!NormalizerPolicy<Ns> && ...);
-static_assert(
-    none_is_a_policy<LacksName, LacksTerm, LacksMerge, LacksScale, LacksWeight, LacksDscore,
-                     LacksRowGradients, LacksElementGradient, LacksDeltaTerm, TooManyParameters>);
+static_assert(none_is_a_policy<LacksName, LacksTerm, LacksMerge, LacksScale, LacksWeight,
+                               LacksDscore, LacksRowGradients, LacksElementGradient, LacksDeltaTerm,
+                               LacksShare, TooManyParameters>);
 
 // The host knows how many sequences there are and their length in all; the slots must do for any.
 TEST(PackedTiles, EveryTileHasOneSlotAndSpareOnesStartBehindTheirSequence) {

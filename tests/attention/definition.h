@@ -14,7 +14,7 @@ namespace quietformer::test {
 
 /// Whether NaiveAttention has this normaliser.
 inline bool oracle_knows(const std::string& normalizer) {
-  return normalizer == "softmax_n" || normalizer == "sigmoid";
+  return normalizer == "softmax_n" || normalizer == "sigmoid" || normalizer == "clipped_softmax";
 }
 
 /// Compares every forward output with the element-by-element definition.

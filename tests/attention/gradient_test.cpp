@@ -15,6 +15,14 @@ using test::CaseOptions;
 using test::DifferenceOptions;
 using test::expect_gradient;
 
+/// Where weights are clipped the loss has kinks: the step is so small that next to no element
+/// crosses one.
+DifferenceOptions differences(const NormalizerInfo& info) {
+  DifferenceOptions options;
+  if (info.clips) options.step = 1e-6, options.tolerance = 1e-5;
+  return options;
+}
+
 void check_head_parameters(AttentionCase& run) {
   const auto loss = [&] { return run.loss(); };
   const NormalizerInfo& info = find_normalizer(run.problem.normalizer);
@@ -27,8 +35,11 @@ void check_head_parameters(AttentionCase& run) {
     }
     const Tensor gradient = run.problem.d_head_parameters[k];
     const std::string name(info.parameters[k].name);
+    // At zeta = 1 a row's only key stands on the upper bound: a kink.
+    if (info.clips && absent && info.parameters[k].default_value == info.parameters[k].minimum)
+      continue;
     if (std::isfinite(test::get(value, 0))) {
-      DifferenceOptions options;
+      DifferenceOptions options = differences(info);
       options.minimum = info.parameters[k].minimum;
       expect_gradient("d" + name, value, gradient, loss, options);
     } else {
@@ -45,7 +56,8 @@ void check_all(const CaseOptions& options, std::int64_t elements = 1 << 20) {
   run.forward();
   run.backward();
   EXPECT_TRUE(run.guards_intact());
-  DifferenceOptions limit;
+  const DifferenceOptions all = differences(find_normalizer(options.normalizer));
+  DifferenceOptions limit = all;
   limit.elements = elements;
   expect_gradient("dq", p.q, p.dq, loss, limit);
   expect_gradient("dk", p.k, p.dk, loss, limit);
@@ -57,10 +69,11 @@ void check_all(const CaseOptions& options, std::int64_t elements = 1 << 20) {
   if (p.bias) expect_gradient("dbias", p.bias, p.dbias, loss, limit);
   check_head_parameters(run);
   const OwnedTensor scale = test::from_values(DType::f64, {1}, {p.scale});
-  expect_gradient("dscale", scale, p.dscale, [&] {
+  const auto loss_of_scale = [&] {
     p.scale = test::get(scale, 0);
     return run.loss();
-  });
+  };
+  expect_gradient("dscale", scale, p.dscale, loss_of_scale, all);
 }
 
 class AttentionGradient : public testing::TestWithParam<test::Pair> {};

@@ -1,7 +1,9 @@
 // Attention written once more, element by element from the definitions, in long double: the oracle
-// of the forward tests. Knows every option and the normalisers softmax_n and sigmoid.
+// of the forward tests. Knows every option and the normalisers softmax_n, sigmoid and
+// clipped_softmax.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -83,12 +85,18 @@ class NaiveAttention {
       for (const Real x : s) result.weights.push_back(1 / (1 + std::exp(-(x + parameter(0, h)))));
       return result;
     }
-    QF_EXPECTS(p_.normalizer == "softmax_n");
+    const bool clipped = p_.normalizer == "clipped_softmax";
+    QF_EXPECTS(p_.normalizer == "softmax_n" || clipped);
     // Long double holds exp of all scores and sinks that the tests use: no shift at all.
     Real sum = 0;
     for (const Real x : s) sum += std::exp(x);
-    const Real sink = parameter(0, h) + std::exp(parameter(1, h));
+    const Real sink = clipped ? 0 : parameter(0, h) + std::exp(parameter(1, h));
     for (const Real x : s) result.weights.push_back(sum > 0 ? std::exp(x) / (sink + sum) : 0);
+    if (clipped) {
+      const Real gamma = parameter(0, h), zeta = parameter(1, h);
+      for (Real& weight : result.weights)
+        weight = std::clamp<Real>((zeta - gamma) * weight + gamma, 0, 1);
+    }
     result.lse = std::log(sink + sum);
     result.lse_scores = std::log(sum);
     result.sink_mass = sink > 0 ? sink / (sink + sum) : 0;

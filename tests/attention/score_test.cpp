@@ -2,7 +2,10 @@
 // closed forms.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "attention/l2norm.h"
 #include "attention/normalizer/sigmoid.h"
@@ -190,6 +193,102 @@ TEST(Sigmoid, ClosedFormOfEqualInputs) {
       const double s = a * .5 * 4 * .3, weight = 1 / (1 + std::exp(-(s + bias)));
       for (std::int64_t i = 0; i < p.o.count(); ++i)
         ASSERT_NEAR(get(p.o, i), .7 * 9 * weight, 1e-14 * weight + 1e-300);
+    }
+}
+
+CaseOptions clipped(double gamma, double zeta) {
+  CaseOptions o;
+  o.normalizer = "clipped_softmax", o.parameters = {gamma, zeta};
+  o.B = o.H = o.Hk = 1;
+  return o;
+}
+
+// All q = a, k = c, v = w: every share is 1 / S.
+TEST(ClippedSoftmax, ClosedFormOfEqualInputs) {
+  for (const auto& [gamma, zeta] :
+       std::vector<std::pair<double, double>>{{0, 1}, {-.03, 1}, {-.25, 1.5}, {-.5, 1}, {0, 1.25}})
+    for (const std::int64_t S : {1, 2, 6, 70}) {
+      CaseOptions o = clipped(gamma, zeta);
+      o.L = 5, o.S = S, o.D = 4, o.scale = .3;
+      AttentionCase run(o);
+      const AttentionProblem& p = run.problem;
+      test::fill(p.q, 2), test::fill(p.k, .5), test::fill(p.v, .7);
+      test::fill(p.head_parameters[0], gamma), test::fill(p.head_parameters[1], zeta);
+      run.forward();
+      const double weight = std::clamp((zeta - gamma) / double(S) + gamma, 0., 1.),
+                   lse = 2 * .5 * 4 * .3 + std::log(double(S));
+      for (std::int64_t i = 0; i < p.o.count(); ++i)
+        ASSERT_NEAR(get(p.o, i), .7 * double(S) * weight, 1e-13);
+      for (std::int64_t i = 0; i < 5; ++i) {
+        EXPECT_NEAR(get(p.row_sum, i), double(S) * weight, 1e-13);
+        EXPECT_NEAR(get(p.lse, i), lse, 1e-14);
+        EXPECT_NEAR(get(p.lse_scores, i), lse, 1e-14);
+        EXPECT_EQ(get(p.sink_mass, i), 0);
+      }
+      for (std::int64_t j = 0; j < S; ++j)
+        EXPECT_NEAR(get(p.total_attention, j), 5 * weight, 1e-13);
+    }
+}
+
+// gamma = 0, zeta = 1 clips nothing.
+TEST(ClippedSoftmax, IsSoftmaxWhereNothingIsClipped) {
+  CaseOptions o = clipped(0, 1);
+  o.L = 70, o.S = 75, o.causal = true, o.bias = {1, 1, 70, 75}, o.dropout = 0.2;
+  AttentionCase clip(o);
+  o.normalizer = "softmax_n", o.parameters = {0};
+  AttentionCase plain(o);
+  clip.forward(), clip.backward(), plain.forward(), plain.backward();
+  const AttentionProblem &a = clip.problem, &b = plain.problem;
+  for (const auto& member :
+       {&AttentionProblem::o, &AttentionProblem::lse, &AttentionProblem::row_sum,
+        &AttentionProblem::total_attention, &AttentionProblem::dq, &AttentionProblem::dk,
+        &AttentionProblem::dv, &AttentionProblem::dbias})
+    EXPECT_TRUE(test::close(a.*member, b.*member, 1e-12));
+}
+
+// Shares .9, .09 and .01 with P = clip(1.25 p - .05): held at 1, free, held at 0. What is held
+// still has a gradient, that of its share in the denominator.
+TEST(ClippedSoftmax, GradientsOfHeldAndFreeWeights) {
+  CaseOptions o = clipped(-.05, 1.2);
+  o.L = 1, o.S = o.Dv = 3, o.bias = {1, 1, 1, 3};
+  AttentionCase run(o);
+  const AttentionProblem& p = run.problem;
+  const double shares[3] = {.9, .09, .01}, weights[3] = {1, .0625, 0}, grads[3] = {2, 3, -5};
+  test::fill(p.q, 0);
+  test::fill(p.head_parameters[0], -.05), test::fill(p.head_parameters[1], 1.2);
+  show_weights(run);
+  for (int j = 0; j < 3; ++j) {
+    test::set(p.bias, j, std::log(shares[j]) + 7);
+    test::set(p.do_, j, grads[j]);  // of the weights
+  }
+  run.forward(), run.backward();
+  const double delta = .09 * 1.25 * 3;
+  for (int j = 0; j < 3; ++j) {
+    EXPECT_NEAR(get(p.o, j), weights[j], 1e-14);
+    EXPECT_NEAR(get(p.dbias, j), shares[j] * ((j == 1 ? 1.25 * 3 : 0) - delta), 1e-14);
+    EXPECT_NEAR(get(p.dv, 3 * j + 1), weights[j] * 3, 1e-14);
+  }
+  EXPECT_NEAR(get(p.row_sum, 0), 1.0625, 1e-14);
+  EXPECT_NEAR(get(p.d_head_parameters[0], 0), 3 * (1 - .09), 1e-14);
+  EXPECT_NEAR(get(p.d_head_parameters[1], 0), 3 * .09, 1e-14);
+}
+
+// As torch.clamp: on a bound the gradient passes. A row's only key stands on the upper one, in any
+// type, when zeta = 1, and beyond it when zeta is larger.
+TEST(ClippedSoftmax, OnABoundTheGradientPasses) {
+  for (const DType dtype : {DType::f32, DType::f64})
+    for (const double zeta : {1., 1.1}) {
+      CaseOptions o = clipped(-.03, zeta);
+      o.L = o.S = o.Dv = 1, o.dtype = dtype, o.bias = {1, 1, 1, 1};
+      AttentionCase run(o);
+      const AttentionProblem& p = run.problem;
+      test::fill(p.bias, 13.7), test::fill(p.v, 1), test::fill(p.do_, 2);
+      run.forward(), run.backward();
+      const double rounding = dtype == DType::f64 ? 1e-14 : 1e-5;
+      EXPECT_NEAR(get(p.o, 0), 1, rounding);
+      EXPECT_NEAR(get(p.dbias, 0), 0, rounding);
+      EXPECT_NEAR(get(p.d_head_parameters[0], 0), 0, rounding);
+      EXPECT_NEAR(get(p.d_head_parameters[1], 0), zeta > 1 ? 0 : 2, rounding);
     }
 }
 

@@ -1,5 +1,6 @@
 """The guide keeps up with the program: every config key with its default and every command is
-described and nothing else is, links lead somewhere, and every config in configs/ is accepted."""
+described and nothing else is, links lead somewhere, and every config and sweep in configs/ is
+accepted."""
 import re
 import subprocess
 import tempfile
@@ -66,9 +67,15 @@ def check_keys(root, binary):
 
 
 def check_configs(root, binary):
-    configs = [path for path in tree.files(root / "configs") if path.suffix == ".yaml"]
-    if not configs:
+    files = [path for path in tree.files(root / "configs") if path.suffix == ".yaml"]
+    sweeps = [path for path in files if path.parent.name == "sweeps"]
+    configs = [path for path in files if path not in sweeps]
+    if not configs or not sweeps:
         yield "no configs"
+    for sweep in sweeps:
+        done = subprocess.run([binary, "sweep", sweep, "--dry-run"], capture_output=True, text=True)
+        if done.returncode != 0:
+            yield f"{sweep.relative_to(root)}: refused: {done.stderr.strip()}"
     names = {}
     for config in configs:
         status, output = inspect(binary, config)

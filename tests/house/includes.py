@@ -30,7 +30,7 @@ OWNERS = {
     "unicode/": {"data"},
     "nlohmann/": {"train", "analysis", "data"},
     "CLI/": {"train"},
-    "google/protobuf": {"analysis"},
+    "google/protobuf": {"analysis"},  # by way of what protoc makes of analysis/event.proto
     "Eigen/": {"*"},
     "unsupported/Eigen": {"*"},
     "fmt/": {"*"},

@@ -17,7 +17,7 @@ def arguments(*extra):
 
 
 def files(root):
-    """Every file of the source tree but fixtures, fuzz inputs, build folders and what git keeps."""
+    """Every file of the source tree but fixtures, fuzz inputs, pictures, build folders and what git keeps."""
     skipped = {".cache", "__pycache__", "corpus", "fixtures", "runs", "shared"}
     pending = [root]
     while pending:
@@ -27,7 +27,7 @@ def files(root):
             if path.is_dir():
                 if path.name not in skipped and not path.name.startswith("build"):
                     pending.append(path)
-            elif path.suffix not in {".pyc", ".gz", ".zip", ".bin"}:
+            elif path.suffix not in {".pyc", ".gz", ".zip", ".bin", ".png"}:
                 yield path
 
 

@@ -144,6 +144,63 @@ TEST(Feature, QkNorm) {
   EXPECT_FALSE(close(attend(model, dot), three, 1e-3));
 }
 
+/// Of the same weights: without a gate, with one, and with one that nothing closes.
+TEST(Feature, AttentionGate) {
+  struct Watch final : ProbeSink {
+    bool wants(std::string_view name) const override { return name == "layer.gate"; }
+    void record(const Context&, std::string_view, const Tensor& value) override {
+      seen = copy_of(value);
+    }
+    OwnedTensor seen;
+  };
+  ModelConfig model = tiny_model();
+  model.init_std = 1;
+  // The projection back hands on what it reads, so that heads can be told apart.
+  const auto run = [&](AttentionConfig attention, Purpose purpose, ProbeSink* probes) {
+    ModelConfig resolved = model;
+    resolve(resolved);
+    ParameterList parameters(DType::f64);
+    SelfAttention layer(parameters, "layer", resolved, attention, 0, nullptr);
+    Arena arena("layer");
+    Context ctx;
+    ctx.probes = probes;
+    layer.declare(ctx, arena, kBatch, purpose);
+    arena.commit(), parameters.commit(), parameters.initialise(1);
+    fill(parameters.find("layer.out.weight")->value, 0);
+    for (std::int64_t c = 0; c < model.dim; ++c)
+      set(parameters.find("layer.out.weight")->value, c * (model.dim + 1), 1);
+    const Shape shape{kBatch.batch, kBatch.tokens, model.dim};
+    OwnedTensor y(DType::f64, shape);
+    layer.forward(ctx, y, normal(DType::f64, shape, 1));
+    if (attention.gate == "none") return y;
+    EXPECT_EQ(parameters.find("layer.gate.weight")->shape, (Shape{model.heads, model.head_dim()}));
+    EXPECT_EQ(parameters.find("layer.gate.weight")->decay, Decay::yes);
+    EXPECT_EQ(parameters.find("layer.gate.bias")->decay, Decay::no);
+    if (probes == nullptr) return y;
+    const OwnedTensor x = normal(DType::f64, shape, 1);
+    const Tensor gates = static_cast<Watch*>(probes)->seen;
+    EXPECT_EQ(gates.shape, (Shape{kBatch.batch, kBatch.tokens, model.heads}));
+    const std::int64_t dim = model.head_dim();
+    for (std::int64_t unit = 0; unit < gates.count(); ++unit) {
+      double logit = attention.gate_bias;
+      for (std::int64_t d = 0; d < dim; ++d)
+        logit += get(parameters.find("layer.gate.weight")->value, unit % model.heads * dim + d) *
+                 get(x, unit * dim + d);
+      EXPECT_NEAR(get(gates, unit), 1 / (1 + std::exp(-logit)), 1e-14);
+    }
+    return y;
+  };
+  AttentionConfig attention;
+  const OwnedTensor plain = run(attention, Purpose::inference, nullptr);
+  attention.gate = "head", attention.gate_bias = -0.3;
+  Watch watch;
+  const OwnedTensor gated = run(attention, Purpose::inference, &watch);
+  for (std::int64_t i = 0; i < gated.view().count(); ++i)
+    EXPECT_NEAR(get(gated, i), get(plain, i) * get(watch.seen, i / model.head_dim()), 1e-14);
+  attention.gate_bias = 100;
+  EXPECT_TRUE(same_bits(run(attention, Purpose::training, nullptr), plain));
+}
+
 TEST(Feature, TheConfigChoosesTheImplementation) {
   AttentionConfig config;
   std::int64_t memory[2];

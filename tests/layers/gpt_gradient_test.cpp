@@ -115,11 +115,22 @@ void add_attention_options(std::vector<ModelCase>& cases) {
     c.attention.normalizer = "sigmoid";
     c.attention.sigmoid_bias = HeadParameterConfig::learned(-1.5);
   }));
+  cases.push_back(make("clipped_softmax", [](ModelCase& c) {
+    c.attention.normalizer = "clipped_softmax";
+    c.attention.gamma = HeadParameterConfig::per_head({-0.2, -0.1});
+    c.attention.zeta = HeadParameterConfig::fixed(1.1);
+  }));
   cases.push_back(make("alibi", [](ModelCase& c) {
     c.attention.alibi = true;
     c.model.heads = 4;
     c.model.position = "none";
   }));
+  for (const char* score : {"dot", "piecewise"})
+    cases.push_back(make(std::string("gate_") + score, [&](ModelCase& c) {
+      if (std::string(score) == "piecewise") make_piecewise(c);
+      c.attention.gate = "head";
+      c.attention.gate_bias = 0.7;
+    }));
   cases.push_back(make("window", [](ModelCase& c) { c.attention.window = {2, -1}; }));
   cases.push_back(make("everything", [](ModelCase& c) {
     make_piecewise(c);
@@ -133,6 +144,7 @@ void add_attention_options(std::vector<ModelCase>& cases) {
     c.model.dropout = 0.1;
     c.model.tied = false;
     c.attention.n = HeadParameterConfig::learned(2);
+    c.attention.gate = "head";
     c.attention.alibi = true;
     c.attention.window = {4, -1};
     c.attention.dropout = 0.1;
@@ -148,6 +160,7 @@ void add_encoders(std::vector<ModelCase>& cases) {
   encoder("bert", [](ModelCase&) {});
   encoder("bert_padding", [](ModelCase& c) {
     c.padding = true;
+    c.attention.gate = "head";
     c.model.token_types = 0;
     c.model.bias = false;
   });

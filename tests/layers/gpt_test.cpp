@@ -62,11 +62,14 @@ TEST(Gpt, ParameterNamesAreTheCheckpointsContract) {
           "blocks.0.mlp.gate.weight", "blocks.0.mlp.down.weight", "norm.weight", "head.weight"}));
   attention.normalizer = "sigmoid";
   attention.sigmoid_bias = HeadParameterConfig::learned(-3);
+  attention.gate = "head";
   model.norm_structure = "post";
   const std::vector<std::string> names = names_of(model, attention);
   const std::set<std::string> known(names.begin(), names.end());
   EXPECT_EQ(known.count("blocks.0.attention.sigmoid_bias"), 1u);
   EXPECT_EQ(known.count("blocks.0.attention.sink_logit"), 0u);
+  EXPECT_EQ(known.count("blocks.0.attention.gate.weight"), 1u);
+  EXPECT_EQ(known.count("blocks.0.attention.gate.bias"), 1u);
   EXPECT_EQ(known.count("norm.weight"), 0u);  // post: the last block ends in a norm
 }
 
@@ -351,6 +354,18 @@ TEST(Gpt, LearnedParametersStartWhereTheFixedOnesAre) {
   EXPECT_NEAR(c.loss(), d.loss(), 1e-14);
   fixed.sigmoid_bias = HeadParameterConfig::per_head({-1, -3});
   EXPECT_NE(TestGpt(tiny_model(), fixed, DType::f64, {2, 7}).loss(), d.loss());
+
+  AttentionConfig clipped, softmax;
+  clipped.normalizer = "clipped_softmax";
+  clipped.gamma = HeadParameterConfig::over_context(-0.7);  // tiny_model's context is 7
+  TestGpt part(tiny_model(), clipped, DType::f64, {2, 7});
+  clipped.gamma = HeadParameterConfig::fixed(-0.1);
+  EXPECT_EQ(TestGpt(tiny_model(), clipped, DType::f64, {2, 7}).loss(), part.loss());
+  clipped.gamma = HeadParameterConfig::fixed(0);
+  softmax.n = HeadParameterConfig::fixed(0);
+  TestGpt unclipped(tiny_model(), clipped, DType::f64, {2, 7});
+  EXPECT_NEAR(TestGpt(tiny_model(), softmax, DType::f64, {2, 7}).loss(), unclipped.loss(), 1e-14);
+  EXPECT_NE(part.loss(), unclipped.loss());
 }
 
 /// Keeps a copy of everything, or of nothing but what it says it wants.

@@ -128,6 +128,8 @@ std::vector<LayerCase> layer_cases() {
   two_sided.n = HeadParameterConfig::learned(0.7);
   cases.push_back(
       {"attention_two_sided", make_with_rotary<SelfAttention>(model, two_sided), model});
+  two_sided.gate = "head", two_sided.gate_bias = 0.4;
+  cases.push_back({"attention_gate", make_with_rotary<SelfAttention>(model, two_sided), model});
   for (const char* structure : {"pre", "post", "hybrid"}) {
     model.norm_structure = structure;
     model.layer_scale = 0.6;

@@ -96,6 +96,16 @@ std::vector<Refusal> attention_refusals() {
       {[=](M&, A& a) { a.sigmoid_bias = H::fixed(inf); }, "attention.sigmoid_bias: found inf"},
       {[=](M&, A& a) { a.sigmoid_bias = H::learned(inf); },
        "attention.sigmoid_bias.init: found inf"},
+      {[](M&, A& a) { a.gamma = H::fixed(0.1); },
+       "attention.gamma: found 0.1, expected zero or a negative number"},
+      {[](M&, A& a) { a.gamma = H::over_context(4); },
+       "attention.gamma: found 4, expected zero or"},
+      {[](M&, A& a) { a.gamma = H::learned(-0.1); }, "attention.gamma: found learned, expected a"},
+      {[](M&, A& a) { a.zeta = H::fixed(0.9); }, "attention.zeta: found 0.9, expected 1 or more"},
+      {[=](M&, A& a) { a.zeta = H::scheduled(1, inf, 5); }, "attention.zeta.to: found inf"},
+      {[](M&, A& a) { a.gate = "token"; },
+       "attention.gate: found 'token', expected one of none, head"},
+      {[=](M&, A& a) { a.gate_bias = -inf; }, "attention.gate_bias: found -inf"},
       {[](M&, A& a) { a.causal = false; }, "attention.causal: found false, expected true"},
       {[](M&, A& a) {
          a.window = {-2, 0};
@@ -174,10 +184,10 @@ TEST(ModelConfig, VisitNamesTheDocumentedKeysInOrder) {
           "vocab",          "token_types", "padding_token", "mlp",         "mlp_dim", "norm",
           "norm_structure", "deepnet",     "position",      "bias",        "tied",    "qk_norm",
           "layer_scale",    "dropout",     "norm_eps",      "rotary_base", "init_std"}));
-  EXPECT_EQ(attention.names,
-            (std::vector<std::string>{"score", "scale", "groups", "threshold", "normalizer", "n",
-                                      "sigmoid_bias", "causal", "window", "alibi", "dropout",
-                                      "implementation", "overrides"}));
+  EXPECT_EQ(attention.names, (std::vector<std::string>{
+                                 "score", "scale", "groups", "threshold", "normalizer", "n",
+                                 "sigmoid_bias", "gamma", "zeta", "gate", "gate_bias", "causal",
+                                 "window", "alibi", "dropout", "implementation", "overrides"}));
 }
 
 TEST(ModelConfig, ReaderAndWriterUnderstandIt) {

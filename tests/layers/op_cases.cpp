@@ -1,6 +1,7 @@
 #include "tests/layers/op_case.h"
 
 #include "layers/activation.h"
+#include "layers/attention_gate.h"
 #include "layers/dropout.h"
 #include "layers/embedding.h"
 #include "layers/linear.h"
@@ -198,6 +199,33 @@ OpCase swiglu(Sizes s) {
   return c;
 }
 
+/// Three heads of s.columns features.
+OpCase attention_gate(Sizes s, const std::string& name) {
+  constexpr std::int64_t kHeads = 3;
+  const Shape shape{s.batch, s.tokens, kHeads * s.columns};
+  OpCase c{name,
+           {{"x", shape},
+            {"context", shape},
+            {"weight", {kHeads, s.columns}, Writes::accumulates, 0, true},
+            {"bias", {kHeads}, Writes::accumulates, 0.5, true}},
+           shape};
+  const Shape per_head{s.batch * s.tokens, kHeads};
+  const auto gates = [=](const Tensor& y) {
+    return OwnedTensor(accumulation_dtype(y.dtype), per_head, y.device);
+  };
+  c.forward = [=](const Context& ctx, const Tensor& y, const Tensors& in) {
+    attention_gate_forward(ctx, y, gates(y), {in[0], in[1], in[2], in[3]});
+  };
+  c.backward = [=](const Context& ctx, const Tensors& d, const Tensor& dy, const Tensors& in) {
+    const OwnedTensor gate = gates(dy), d_logit = gates(dy), y(dy.dtype, shape, dy.device);
+    const AttentionGateInputs inputs{in[0], in[1], in[2], in[3]};
+    attention_gate_forward(ctx, y, gate, inputs);
+    attention_gate_backward_input(ctx, {d_logit, d[1], d[0]}, dy, gate, inputs);
+    attention_gate_backward_parameters(ctx, d[2], d[3], d_logit, in[0]);
+  };
+  return c;
+}
+
 OpCase dropout(Sizes s, Mode mode) {
   OpCase c{mode == Mode::train ? "dropout" : "dropout_off", {{"x", s.shape()}}, s.shape(), mode};
   const Dropout description{0.4, 2, DropoutSite::mlp};
@@ -285,6 +313,8 @@ std::vector<OpCase> op_cases(OpSize size) {
   whole.columns = (s.columns + 7) / 8 * 8;
   cases.push_back(norm(whole, NormKind::layernorm, "layernorm_whole", false));
   cases.push_back(norm(whole, NormKind::rmsnorm, "rmsnorm_whole", false));
+  cases.push_back(attention_gate(s, "attention_gate"));
+  cases.push_back(attention_gate(whole, "attention_gate_whole"));
   cases.push_back(join_norm(s, NormKind::layernorm, "join_layernorm"));
   cases.push_back(join_norm(whole, NormKind::layernorm, "join_layernorm_whole"));
   cases.push_back(linear(whole, true));

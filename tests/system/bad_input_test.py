@@ -69,6 +69,10 @@ cases = [
     ("attention.n", [config, "attention.n={from: 0, steps: 4}"]),
     ("attention.n", [config, "attention.n=lots"]),
     ("attention.sigmoid_bias", [config, "attention.normalizer=sigmoid", "attention.sigmoid_bias=low"]),
+    ("attention.gamma", [config, "attention.normalizer=clipped_softmax", "attention.gamma=0.1"]),
+    ("attention.gamma", [config, "attention.gamma=-x/context"]),
+    ("attention.zeta", [config, "attention.normalizer=clipped_softmax", "attention.zeta=0.5"]),
+    ("attention.zeta", [config, "attention.zeta=4/context"]),
     ("attention.window", [config, "attention.window=[1]"]),
     ("attention.window", [config, "attention.window=[-2, 0]"]),
     ("attention.implementation", [config, "attention.implementation=magic"]),
@@ -138,7 +142,7 @@ before = snapshot()
 for arguments in (["eval", root / "nothere.h5"], ["eval", garbage], ["eval", root / "empty"], ["generate", garbage, "--prompt", "a"],
                   ["stats", garbage], ["stats", root], ["inspect", root / "nothere"], ["inspect", root / "x.safetensors"], ["train"], ["bench"],
                   ["nonsense"], [], ["train", config, "--bogus"], ["generate", garbage], ["compare"], ["bench", "attention", "--length", "0"],
-                  ["bench", "train", "--layers", "0"]):
+                  ["bench", "train", "--layers", "0"], ["quantize"], ["quantize", garbage], ["quantize", root / "nothere.h5"]):
     status, out, err = run(*arguments, cwd=root)
     expect(status == 2 and one_line(err), f"{arguments}: status {status}: {err!r}")
     expect(snapshot() == before, f"{arguments}: left something behind")
@@ -147,6 +151,18 @@ for arguments in (["eval", root / "nothere.h5"], ["eval", garbage], ["eval", roo
 whole = root / "run"
 status, out, err = run("train", config, "train.steps=20", "--run-dir", whole)
 expect(status == 0, f"a good run: {err}")
+before = snapshot()
+for mention, arguments in (("--scheme: found 'W8'", ["--scheme", "W8"]), ("--scheme: found 'W1A8'", ["--scheme", "W8A8", "--scheme", "W1A8"]),
+                           ("--scheme: W8A8: given twice", ["--scheme", "W8A8", "--scheme", "W8A8"]), ("--per", ["--per", "row"]),
+                           ("--range", ["--range", "best"]), ("--percentile", ["--percentile", "12"]), ("--momentum", ["--momentum", "1"]),
+                           ("--calibration-batches", ["--calibration-batches", "0"]), ("--batches", ["--batches", "-1"]),
+                           ("--data: nothere", ["--data", "nothere"]), ("none.yaml", ["--data", "none.yaml"]),
+                           ("--out: nowhere/x.json", ["--out", "nowhere/x.json"]), ("--split", ["--split", "dev"]), ("--device", ["--device", "tpu"]),
+                           ("--mask-token", ["--mask-token", "3"])):
+    status, out, err = run("quantize", whole, *arguments, cwd=root)
+    expect(status == 2 and one_line(err) and mention in err and out == "", f"quantize {arguments}: status {status}: {err!r}")
+    expect(snapshot() == before, f"quantize {arguments}: left something behind")
+
 kept = {p.name: p.read_bytes() for p in checkpoints(whole)}
 size = checkpoints(whole)[0].stat().st_size
 for limit in (0, 100, 5000, size // 2, size - 1):

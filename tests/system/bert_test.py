@@ -38,6 +38,14 @@ for model in ("bert", "roberta"):
     expect(log_without_times(cut) == log_without_times(whole), f"{model}: logs differ")
     expect(results_without_times(cut) == results_without_times(whole), f"{model}: results differ")
 
+    results = json.loads((whole / "results.json").read_text())
+    expect(sorted(results["attention"]) == ["blocks.0.attention", "blocks.1.attention"], f"{model}: {results['attention']}")
+    expect(all(0 < x < 3.5 for x in results["attention"]["blocks.1.attention"]["entropy"]), f"{model}: {results['attention']}")
+    expect(results["outlier_dimensions"]["count"] == len(results["outlier_dimensions"]["channels"]), f"{model}: {results['outlier_dimensions']}")
+    site = results["activations"]["blocks.1.output"]
+    expect(sum(site["histogram"]["counts"]) + site["histogram"]["below"] == 8 * 32 * 32, f"{model}: {site}")
+    expect(0 < site["infinity_norm"] <= site["max_abs"], f"{model}: {site}")
+
     # Every evaluation masks the same: a run's last one, and eval's, in batches of another size.
     status, out, err = run("eval", whole, "--split", "validation", "--json")
     expect(status == 0, f"{model}: eval: {status} {err}")

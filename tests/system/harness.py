@@ -12,7 +12,7 @@ BINARY = sys.argv[1]
 CONFIG = """
 name: tiny
 model: {layers: 2, heads: 2, dim: 32, context: 32, vocab: 256, mlp_dim: 64, dropout: 0.1}
-attention: {normalizer: softmax_n, n: {learned: true, init: 1.0}, dropout: 0.1}
+attention: {normalizer: softmax_n, n: {learned: true, init: 1.0}, gate: head, dropout: 0.1}
 data: {path: "generator:wikipedia", split: [60000, 4000, 4000]}
 optim: {lr: 1.0e-3, schedule: {warmup: 5}}
 train: {device: cpu, batch: 4, accumulate: 2, steps: 120, eval_every: 30, eval_batches: 2, checkpoint_every: 5, keep: 3, log_every: 1, threads: 2}

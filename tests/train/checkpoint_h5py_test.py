@@ -1,4 +1,4 @@
-"""A native checkpoint is an ordinary HDF5 file: opens one in h5py and compares everything in it.
+"""Native checkpoints and statistics are ordinary HDF5 files: opens one of each in h5py and compares everything in it.
 
 usage: checkpoint_h5py_test.py SAMPLE_CHECKPOINT_PROGRAM
 """
@@ -34,13 +34,28 @@ def check(file):
     assert halves.dtype == "uint16" and halves[()].tolist() == [0x3F80, 0xC000]
 
 
+def check_statistics(file):
+    assert file.attrs["format"] == "quietformer statistics"
+    assert file["step"][()].tolist() == [10]
+    assert file["final"].attrs["sequences"] == 2
+    site = file["final/activations/blocks.0.output"]
+    assert site["infinity_norm_by_token"][()].tolist() == [1, 2, 3]
+    assert site["infinity_norm_by_channel"][()].tolist() == [4, 5]
+    assert list(site["infinity_norm_by_channel"].attrs["dimensions"]) == ["channel"]
+    assert file["final/outlier_dimensions/layers"][()].tolist() == [0, 1]
+    assert file["final/outlier_dimensions/positions"][()].tolist() == [0, 0.5]
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "step_00001000.h5"
-        subprocess.run([sys.argv[1], str(path)], check=True)
+        statistics = pathlib.Path(folder) / "stats.h5"
+        subprocess.run([sys.argv[1], str(path), str(statistics)], check=True)
         assert path.read_bytes().startswith(b"quietformer checkpoint\nversion 1\nlength 0000")
         with h5py.File(path, "r") as file:
             check(file)
+        with h5py.File(statistics, "r") as file:
+            check_statistics(file)
 
 
 main()

@@ -1,6 +1,11 @@
 // Encoders in evaluation: what is masked, and that padding counts nowhere.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <numeric>
+
+#include "analysis/activation_statistics.h"
+#include "analysis/final_statistics.h"
 #include "core/check.h"
 #include "layers/language_model.h"
 #include "train/evaluate.h"
@@ -32,8 +37,9 @@ struct Outcome {
   std::vector<SiteStatistics> sites;
 };
 
-/// Of a span of `size` tokens, in batches of `batch`.
-Outcome evaluate_span(const RunConfig& config, std::int64_t size, std::int64_t batch) {
+/// What reads a span of `size` tokens in batches of `batch`: use(model, windows, feed, masking).
+template <class Use>
+void read_span(const RunConfig& config, std::int64_t size, std::int64_t batch, Use&& use) {
   ParameterList parameters(DType::f64);
   const auto model = make_model(config.model, config.attention, parameters);
   Arena arena("test");
@@ -46,13 +52,27 @@ Outcome evaluate_span(const RunConfig& config, std::int64_t size, std::int64_t b
   const Letters source(1000);
   const Windows windows(source, {40, size}, config.model.context, batch);
   const auto masking = masking_of(config);
-  ActivationStatistics statistics(config.analysis, config.model.heads);
-  statistics.begin_step();
+  use(*model, windows, feed, *masking);
+}
+
+Outcome evaluate_span(const RunConfig& config, std::int64_t size, std::int64_t batch) {
   Outcome outcome;
-  outcome.evaluation = evaluate({}, *model, windows, feed, &statistics, &*masking);
-  statistics.end_step();
-  outcome.sites = statistics.latest();
+  read_span(config, size, batch, [&](auto& model, auto& windows, auto& feed, auto& masking) {
+    ActivationStatistics statistics(config.analysis, config.model.heads);
+    statistics.begin_step();
+    outcome.evaluation = evaluate({}, model, windows, feed, &statistics, &masking);
+    statistics.end_step();
+    outcome.sites = statistics.latest();
+  });
   return outcome;
+}
+
+FinalResults observe_span(const RunConfig& config, std::int64_t size, std::int64_t batch) {
+  FinalStatistics statistics(config.analysis);
+  read_span(config, size, batch, [&](auto& model, auto& windows, auto& feed, auto& masking) {
+    observe({}, model, windows, feed, statistics, &masking);
+  });
+  return statistics.results();
 }
 
 TEST(Masked, PaddingCountsInNoStatisticAndNoLoss) {
@@ -76,6 +96,34 @@ TEST(Masked, PaddingCountsInNoStatisticAndNoLoss) {
     EXPECT_EQ(c.all.pooled.mean, a.all.pooled.mean) << a.site;
     EXPECT_EQ(c.all.kurtosis, a.all.kurtosis) << a.site;
   }
+}
+
+TEST(Masked, PaddingCountsNowhereInTheFinalStatistics) {
+  constexpr std::int64_t kSize = 16 * 5 + 4;
+  const FinalResults alone = observe_span(tiny("padding_token: 299"), kSize, 1),
+                     padded = observe_span(tiny("padding_token: 299"), kSize, 4);
+  EXPECT_EQ(alone.sequences, 6);
+  EXPECT_EQ(padded.sequences, 6);
+  ASSERT_EQ(alone.attention.size(), 2u);
+  ASSERT_EQ(alone.sites.size(), 9u);  // embedding, four of each layer
+  for (std::size_t i = 0; i < alone.sites.size(); ++i) {
+    const FinalSite &a = alone.sites[i], &b = padded.sites[i];
+    const auto& counts = a.histogram.counts;
+    EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), a.histogram.below), (kSize - 1) * 8);
+    for (std::size_t t = 0; t < 16; ++t)
+      EXPECT_NEAR(a.norm_by_token[t], b.norm_by_token[t], 1e-12) << a.site;
+    for (std::size_t c = 0; c < 8; ++c)
+      EXPECT_NEAR(a.norm_by_channel[c], b.norm_by_channel[c], 1e-12) << a.site;
+  }
+  for (std::size_t layer = 0; layer < 2; ++layer)
+    for (std::size_t h = 0; h < 2; ++h) {
+      const AttentionProfile &a = alone.attention[layer], &b = padded.attention[layer];
+      EXPECT_NEAR(a.entropy[h], b.entropy[h], 1e-12);
+      EXPECT_NEAR(a.first_token_mass[h], b.first_token_mass[h], 1e-12);
+      EXPECT_GT(a.sink_mass[h], 0);
+      // Weights are nearly equal; 80 rows see 16 keys, 3 see 3.
+      EXPECT_NEAR(a.entropy[h], (80 * std::log(16) + 3 * std::log(3)) / 83, 0.05);
+    }
 }
 
 TEST(Masked, ATextWithoutAnyMaskIsOneLine) {

@@ -60,8 +60,12 @@ TEST(RunConfig, OverridesOfLayersSurviveARoundTrip) {
   };
   const RunConfig config = read(
       "[{layers: 0-3, n: [1, 2]}, {layers: '*', score: cosine, n: {learned: true, init: 3}}, "
-      "{layers: '1,5', normalizer: sigmoid}]");
-  ASSERT_EQ(config.attention.overrides.size(), 3u);
+      "{layers: '1,5', normalizer: sigmoid}, "
+      "{layers: 2, normalizer: clipped_softmax, gamma: -4/context, zeta: {from: 1, to: 1.1, steps: "
+      "9}}]");
+  ASSERT_EQ(config.attention.overrides.size(), 4u);
+  EXPECT_EQ(config.attention.of_layer(2).gamma, HeadParameterConfig::over_context(-4));
+  EXPECT_EQ(config.attention.of_layer(2).zeta, HeadParameterConfig::scheduled(1, 1.1, 9));
   EXPECT_EQ(config.attention.overrides[0].dropout, 0.1);    // the section's
   EXPECT_EQ(config.attention.of_layer(0).score, "cosine");  // the last one counts
   EXPECT_EQ(config.attention.of_layer(5).normalizer, "sigmoid");
@@ -77,6 +81,7 @@ TEST(RunConfig, OverridesOfLayersSurviveARoundTrip) {
   test::expect_contains(refusal("[{n: 1}]"), "attention.overrides[0].layers: found ''");
   test::expect_contains(refusal("[{layers: 1, m: 1}]"), "c.yaml:2: attention.overrides[0].m");
   test::expect_contains(refusal("[{layers: 1, n: -1}]"), "attention.overrides[0]: attention.n");
+  test::expect_contains(refusal("[{layers: 1, gamma: x/context}]"), "attention.overrides[0].gamma");
   test::expect_contains(refusal("{layers: 1}"), "expected a list of maps");
 }
 

@@ -36,6 +36,15 @@ TEST(Surgery, WithNZeroReproducesTheSourceBitForBit) {
       ModelSource model = open(folder);
       apply_surgery(model, request({"n=1", "dropout=0.25"}, layers));
       EXPECT_NE(logits_of(model), before);
+      apply_surgery(model, request({"normalizer=clipped_softmax", "gamma=-0.5/context"}, layers));
+      const std::vector<double> clipped = logits_of(model);
+      EXPECT_NE(clipped, before);
+      write_native({}, scratch / "clipped.h5", model);
+      ModelSource copy = open_model(scratch / "clipped.h5");
+      write_hf_directory({}, scratch / "clipped", copy, architecture_of(copy));
+      copy = open_model(scratch / "clipped");
+      EXPECT_TRUE(copy.config.attention == model.config.attention);
+      EXPECT_EQ(logits_of(copy), clipped);
       const SurgeryReport report =
           apply_surgery(model, request({"normalizer=softmax_n", "n=0"}, layers));
       EXPECT_EQ(report.changed.size(), layers[0] == '*' ? 2u : 1u);
@@ -84,6 +93,32 @@ TEST(Surgery, StartsALearnedSinkWhereAsked) {
   EXPECT_EQ(loaded.parameters->find("blocks.0.attention.sink_logit"), nullptr);
   report = apply_surgery(model, request({"n=1"}));
   EXPECT_EQ(report.dropped, std::vector<std::string>{"blocks.1.attention.sink_logit"});
+}
+
+// An added gate looks at no token yet: its bias scales every head alike, and a large one leaves the
+// model as it was, also in transformers' layout.
+TEST(Surgery, AddsAnOpenGate) {
+  for (const std::string& folder : model_folders()) {
+    SCOPED_TRACE(folder);
+    const test::ScratchFolder scratch;
+    ModelSource model = open(folder);
+    const std::vector<double> before = logits_of(model);
+    const SurgeryReport report = apply_surgery(model, request({"gate=head", "gate_bias=40"}, "1"));
+    EXPECT_EQ(report.started, (std::vector<std::string>{"blocks.1.attention.gate.weight",
+                                                        "blocks.1.attention.gate.bias"}));
+    EXPECT_EQ(logits_of(model), before);
+    write_native({}, scratch / "model.h5", model);
+    write_hf_directory({}, scratch / "there", model, architecture_of(model));
+    for (const char* copy : {"model.h5", "there"}) {
+      ModelSource again = open_model(scratch / copy);
+      EXPECT_EQ(logits_of(again), before);
+      EXPECT_EQ(apply_surgery(again, request({"gate=none"})).dropped, report.started);
+      EXPECT_EQ(logits_of(again), before);
+    }
+    ModelSource closed = open(folder);
+    apply_surgery(closed, request({"gate=head", "gate_bias=-1"}));
+    EXPECT_NE(logits_of(closed), before);
+  }
 }
 
 TEST(Surgery, RefusesWhatTheWeightsDoNotAllow) {

@@ -19,8 +19,10 @@ void add_eval(CLI::App& app, CommandBody& body);
 void add_generate(CLI::App& app, CommandBody& body);
 void add_stats(CLI::App& app, CommandBody& body);
 void add_compare(CLI::App& app, CommandBody& body);
+void add_sweep(CLI::App& app, CommandBody& body);
 void add_convert(CLI::App& app, CommandBody& body);
 void add_inspect(CLI::App& app, CommandBody& body);
+void add_quantize(CLI::App& app, CommandBody& body);
 void add_bench(CLI::App& app, CommandBody& body);
 
 /// Parses the command line, runs, and maps every error to one line on standard error and an exit

@@ -31,8 +31,8 @@ int run_command_line(int argc, const char* const* argv) {
   app.set_version_flag("--version", QUIETFORMER_VERSION);
   app.footer("Every command has --help with an example.");
   CommandBody body;
-  for (const auto add : {add_train, add_eval, add_generate, add_stats, add_compare, add_convert,
-                         add_inspect, add_bench})
+  for (const auto add : {add_train, add_eval, add_generate, add_stats, add_quantize, add_compare,
+                         add_sweep, add_convert, add_inspect, add_bench})
     add(app, body);
   try {
     app.parse(argc, argv);

@@ -1,14 +1,43 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <fstream>
 #include <memory>
 #include <optional>
 
 #include "train/commands/command.h"
+#include "train/commands/commit.h"
 #include "train/run.h"
 #include "train/surgery.h"
 
 namespace quietformer {
+namespace {
+
+// The processor's name where Linux says it (on x86-64).
+std::string processor() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name") && line.find(": ") != line.npos)
+      return line.substr(line.find(": ") + 2);
+  return {};
+}
+
+std::vector<std::pair<std::string, std::string>> environment() {
+  std::vector<std::pair<std::string, std::string>> known{{"version", QUIETFORMER_VERSION}};
+  const auto add = [&](const char* key, const std::string& value) {
+    if (!value.empty()) known.emplace_back(key, value);
+  };
+  add("commit", QUIETFORMER_COMMIT);
+#ifdef __clang__
+  add("compiler", "clang " __clang_version__);
+#elif defined __GNUC__
+  add("compiler", "gcc " __VERSION__);
+#endif
+  add("processor", processor());
+  return known;
+}
+
+}  // namespace
 
 void add_train(CLI::App& app, CommandBody& body) {
   struct Arguments {
@@ -43,6 +72,7 @@ void add_train(CLI::App& app, CommandBody& body) {
       options.resume = args->resume ? Resume::yes : Resume::no;
       options.terminal = isatty(STDOUT_FILENO) != 0;
       options.memory_report = args->memory;
+      options.environment = environment();
       return run_training(config, options);
     };
   });

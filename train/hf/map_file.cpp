@@ -18,7 +18,11 @@ namespace fs = std::filesystem;
 using Kind = ConfigValue::Kind;
 
 // As in configs, and a tensor's description, which is a map of its own kind.
-const std::vector<std::string_view> kWholeKeys = {"n", "sigmoid_bias", "tensors", "repeated"};
+const std::vector<std::string_view> kWholeKeys = [] {
+  std::vector<std::string_view> keys = kHeadParameterKeys;
+  keys.insert(keys.end(), {"tensors", "repeated"});
+  return keys;
+}();
 
 struct RuleForm {
   std::vector<std::string> from;

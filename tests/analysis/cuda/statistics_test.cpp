@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "analysis/activation_statistics.h"
+#include "analysis/final_statistics.h"
 #include "tests/support/tensors.h"
 
 namespace quietformer {
@@ -71,6 +72,7 @@ void expect_agree(const SampleSums& got, const SampleSums& want, const std::stri
   EXPECT_EQ(got.pooled.beyond_magnitude, want.pooled.beyond_magnitude) << what;
   EXPECT_EQ(got.pooled.outside, want.pooled.outside) << what;
   expect_near(got.pooled.max_abs, want.pooled.max_abs, 0, what + " max_abs");
+  expect_near(got.infinity_norm, want.infinity_norm, 1e-12, what + " infinity norm");
   const double sigma = std::sqrt(want.pooled.variance());
   // Means and skewnesses near 0 are differences; sigma and 1 are what they are small against.
   const auto shifted = [&](double got_value, double want_value, double by, const char* name) {
@@ -223,6 +225,53 @@ TEST_F(GpuStatistics, RepeatBitwise) {
       if (round == 0) first = sums;
       for (std::size_t i = 0; i < sums.size(); ++i)
         EXPECT_EQ(0, std::memcmp(&sums[i], &first[i], sizeof(SampleSums))) << name_of(dtype);
+    }
+  }
+}
+
+TEST_F(GpuStatistics, FinalStatisticsAgreeWithTheCpu) {
+  constexpr std::int64_t kTokens = 40;
+  OwnedTensor mask(DType::u8, {2, kTokens});
+  for (std::int64_t i = 0; i < mask.view().count(); ++i) set(mask, i, i * 7 % 5 != 1);
+  const OwnedTensor gpu_mask = copy_to(kGpu, mask);
+  for (const DType dtype : kTypes) {
+    FinalStatistics want(config_for(false)), got(config_for(false));
+    want.begin_batch(mask), got.begin_batch(gpu_mask);
+    for (const char* site : {"blocks.0.output", "blocks.1.output", "embedding"}) {
+      const Stored x = store(normal(DType::f64, {2, kTokens, 24}, 3, 4), dtype);
+      want.record(cpu_, site, x.cpu), got.record(gpu_, site, x.gpu);
+    }
+    const Stored q = store(normal(DType::f64, {2, 4, kTokens, 16}, 5, 2), dtype),
+                 k = store(normal(DType::f64, {2, 2, kTokens, 16}, 6, 2), dtype);
+    for (const char* normalizer : {"softmax_n", "sigmoid"}) {
+      AttentionProblem problem;
+      problem.scale = 0.25;
+      problem.normalizer = normalizer;
+      problem.q = q.cpu, problem.k = problem.v = k.cpu, problem.key_padding = mask;
+      want.record_attention(cpu_, normalizer, problem);
+      problem.q = q.gpu, problem.k = problem.v = k.gpu, problem.key_padding = gpu_mask;
+      got.record_attention(gpu_, normalizer, problem);
+    }
+    const FinalResults g = got.results(), w = want.results();
+    EXPECT_EQ(g.outliers.channels, w.outliers.channels);
+    EXPECT_EQ(g.outliers.channel_positions, w.outliers.channel_positions);
+    EXPECT_FALSE(w.outliers.channels.empty());
+    ASSERT_EQ(g.sites.size(), 3u);
+    for (std::size_t i = 0; i < 3; ++i) {
+      for (std::size_t t = 0; t < kTokens; ++t)  // NaN where both sequences are masked
+        expect_near(g.sites[i].norm_by_token[t], w.sites[i].norm_by_token[t], 0, "by token");
+      EXPECT_EQ(g.sites[i].norm_by_channel, w.sites[i].norm_by_channel);
+      EXPECT_EQ(g.sites[i].histogram.counts, w.sites[i].histogram.counts);
+    }
+    ASSERT_EQ(g.attention.size(), 2u);
+    for (std::size_t i = 0; i < 2; ++i) {
+      const AttentionProfile &a = g.attention[i], &b = w.attention[i];
+      EXPECT_EQ(a.sink_mass.size(), i == 0 ? 4u : 0u);
+      for (std::size_t h = 0; h < 4; ++h) {
+        expect_near(a.first_token_mass[h], b.first_token_mass[h], 1e-5, name_of(dtype).data());
+        expect_near(a.entropy[h], b.entropy[h], 1e-5, name_of(dtype).data());
+        expect_near(a.row_sum[h], b.row_sum[h], 1e-5, name_of(dtype).data());
+      }
     }
   }
 }

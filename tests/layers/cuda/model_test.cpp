@@ -44,6 +44,7 @@ std::vector<Variant> variants() {
   });
   add("alibi", [](ModelConfig& m, AttentionConfig& a) {
     m.position = "none", m.kv_heads = 2;
+    a.gate = "head", a.gate_bias = 0.5;
     a.alibi = true, a.score = "cosine";
   });
   const auto encoder = [](ModelConfig& m, AttentionConfig& a) {
