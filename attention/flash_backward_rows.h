@@ -44,7 +44,7 @@ void FlashBackward<S, N, T>::prepare_queries(const Head& h, KeyRange queries, in
       delta[i] = sum_keys({0, layout_.value_dim}, [a = d_out[i], b = out[i]](std::int64_t c) {
         return double(a[c]) * double(b[c]);
       });
-  if constexpr (N::delta_rule == DeltaRule::weight_sum) sum_deltas(h, queries, slice);
+  if constexpr (N::delta_rule == DeltaRule::share_mean) sum_deltas(h, queries, slice);
 
   double* const sums = row_partials(s, h.head.index, queries.begin);
   std::fill_n(sums, kSums, 0.0);
@@ -54,11 +54,11 @@ void FlashBackward<S, N, T>::prepare_queries(const Head& h, KeyRange queries, in
         N::row_gradients(sums, delta[i], row(h, i), h.head.parameters);
 }
 
-/// DeltaRule::weight_sum: a pass of its own over the rows.
+/// DeltaRule::share_mean: a pass of its own over the rows.
 template <class S, class N, class T>
 void FlashBackward<S, N, T>::sum_deltas(const Head& h, KeyRange queries, int slice) const {
   const Tiles tile = tiles(slice);
-  double* const delta = deltas(h.sequence, h.head.index);
+  std::array<DeltaSums<double>, FlashSizes::kQueries> sums{};
   const KeyRange all = h.band.keys(queries.begin, queries.end);
   const std::int64_t step = layout_.backward_keys;
   const auto add_strip = [&](const StripPlace& strip) {
@@ -67,13 +67,18 @@ void FlashBackward<S, N, T>::sum_deltas(const Head& h, KeyRange queries, int sli
       const Row of_row = row(h, strip.query + r);
       const T *scores = tile.weights + r * layout_.tile_stride,
               *dweights = tile.gradients[0] + r * layout_.tile_stride;
-      delta[strip.query + r] +=
-          flash_rows::delta_terms<N>(scores, dweights, strip.columns, of_row, h.head.parameters);
+      const DeltaSums<double> part =
+          flash_rows::delta_sums<N>(scores, dweights, strip.columns, of_row, h.head.parameters);
+      DeltaSums<double>& sum = sums[std::size_t(strip.query + r - queries.begin)];
+      sum.terms += part.terms, sum.shares += part.shares;
     }
   };
   for (std::int64_t key = all.begin / step * step; key < all.end; key += step)
     h.for_each_strip(queries, {key, std::min(key + step, h.sequence.keys)}, layout_.shape,
                      add_strip);
+  double* const delta = deltas(h.sequence, h.head.index);
+  for (std::int64_t i = queries.begin; i < queries.end; ++i)
+    delta[i] = sums[std::size_t(i - queries.begin)].mean();
 }
 
 /// dk and dv of a key tile, from its sums.

@@ -57,18 +57,19 @@ template <class N, class T>
   return total;
 }
 
-/// DeltaRule::weight_sum: the row's sum of delta terms.
+/// DeltaRule::share_mean: the row's sums.
 template <class N, class T>
-[[gnu::noinline]] double delta_terms(const T* scores, const T* dweights, KeyRange columns,
-                                     typename N::template Row<double> state,
-                                     typename N::template Parameters<double> parameters) {
-  double total = 0;
-#pragma omp simd reduction(+ : total)
+[[gnu::noinline]] DeltaSums<double> delta_sums(const T* scores, const T* dweights, KeyRange columns,
+                                               typename N::template Row<double> state,
+                                               typename N::template Parameters<double> parameters) {
+  double terms = 0, shares = 0;
+#pragma omp simd reduction(+ : terms, shares)
   for (std::int64_t j = columns.begin; j < columns.end; ++j) {
     const Element<T> element = element_of<N>(scores[j], dweights[j], state, parameters);
-    total += double(N::delta_term(element, state, parameters));
+    terms += double(element.share * N::delta_term(element, state, parameters));
+    shares += double(element.share);
   }
-  return total;
+  return {terms, shares};
 }
 
 /// totals += row

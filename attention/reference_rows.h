@@ -56,9 +56,15 @@ void differentiate_row(T* scores, T* grads, KeyRange keys, double do_dot_o,
   };
   double delta = 0;
   if constexpr (N::delta_rule == DeltaRule::output_dot) delta = do_dot_o;
-  if constexpr (N::delta_rule == DeltaRule::weight_sum)
-    delta =
-        sum_keys(keys, [&](std::int64_t j) { return N::delta_term(element(j), row, parameters); });
+  if constexpr (N::delta_rule == DeltaRule::share_mean) {
+    DeltaSums<double> sums;
+    sums.terms = sum_keys(keys, [&](std::int64_t j) {
+      const Element<T> e = element(j);
+      return e.share * N::delta_term(e, row, parameters);
+    });
+    sums.shares = sum_keys(keys, [&](std::int64_t j) { return element(j).share; });
+    delta = sums.mean();
+  }
   const T shift = T(delta);
   if constexpr (N::has_element_gradients) {
     for (std::size_t k = 0; k < N::parameters.size(); ++k)

@@ -25,6 +25,7 @@ VARIANTS = {
     "cosine": ("cosine", "softmax_n", [0]),
     "sigmoid": ("dot", "sigmoid", [-8.3]),
     "cosine sigmoid": ("cosine", "sigmoid", [-8.3]),
+    "clipped softmax": ("dot", "clipped_softmax", [-0.001, 1]),
     "piecewise": ("piecewise", "softmax_n", [0]),
     "piecewise sigmoid": ("piecewise", "sigmoid", [-8.3]),
 }

@@ -47,11 +47,11 @@ bool unit_operands(const AttentionProblem& p) {
   return info_of(p.score).operands == Operands::unit_groups;
 }
 
-/// One group is dot with the inverse norms as factors of rows and columns. More groups are dot on
-/// operands that a kernel of its own has normalised: rounded to their type, as an unfused
-/// computation would.
+/// One group is dot with the inverse norms as factors of rows and columns. More groups, and, to
+/// keep instances few, all of a normaliser that clips, are dot on operands that a kernel of its own
+/// has normalised: rounded to their type, as an unfused computation would.
 bool normalised_before(const AttentionProblem& p) {
-  return unit_operands(p) && p.groups > 1;
+  return unit_operands(p) && (p.groups > 1 || find_normalizer(p.normalizer).clips);
 }
 
 std::string_view score_of(const AttentionProblem& p) {

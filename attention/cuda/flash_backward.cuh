@@ -33,6 +33,9 @@
 // one addition, also when causal. Blocks take their place from a counter: whoever waits, waits for
 // blocks that run.
 //
+// Of a normaliser that clips the shares are handed over, which its gradients are made of, with the
+// sign of those whose weight does not follow; the weights stay with the warp that makes dV.
+//
 // flash_backward_weights.cuh, flash_backward_gradients.cuh and flash_backward_results.cuh have what
 // the warps do; this file has which tiles, in which order, and where they lie.
 //
@@ -58,8 +61,6 @@ namespace quietformer::cuda {
 
 template <class S, class N, class T, int dim, bool general>
 class FlashBackward {
-  static_assert(N::delta_rule != DeltaRule::weight_sum,
-                "a row constant that is a sum over weights takes a pass of its own over the keys");
   static constexpr BackwardTiles kTiles = BackwardTiles::of(dim);
   static constexpr bool kUnit = S::operands == Operands::unit_groups;
   static constexpr int kLanes = 32, kTeams = kTiles.teams, kWarpKeys = kTiles.warp_keys,
@@ -373,6 +374,9 @@ class FlashBackward {
   __device__ __forceinline__ void weigh_general(float (&x)[4], const float (&factor)[2],
                                                 const Row (&rows)[2], int m, const Place& place,
                                                 int query) const;
+  /// Shares to weights; `handed`: the words of shares, with a sign where the weight does not
+  /// follow.
+  __device__ __forceinline__ void clip(float (&x)[4], std::uint32_t (&handed)[2]) const;
   /// The sign of a weight says that dropout takes it away.
   __device__ __forceinline__ void mark_dropped(std::uint32_t (&words)[4], int at, int m,
                                                const Place& place, int query) const;

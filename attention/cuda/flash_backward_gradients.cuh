@@ -72,13 +72,16 @@ __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::make_gradi
           if constexpr (general) {
             if (call_.options.dropout) {
               dweight = std::signbit(weight) ? 0.0f : dweight * call_.options.kept;
-              weight = fabsf(weight);
+              if constexpr (!N::clips) weight = fabsf(weight);
             }
           }
-          // Scores do not come this far.
-          const Element<float> element{math::kNaN<float>, weight, dweight};
+          if constexpr (N::clips) {  // what came is a share
+            if (std::signbit(weight)) dweight = 0;
+            weight = fabsf(weight);
+          }
+          const Element<float> element{weight, N::clips ? math::kNaN<float> : weight, dweight};
           // dP of a hidden key may be anything, even infinite.
-          gradient[e] = element.weight == 0
+          gradient[e] = element.share == 0
                             ? 0.0f
                             : N::dscore(element, delta[half][e], rows[half][e], parameters_);
           if constexpr (kSums > 0)

@@ -6,10 +6,15 @@
 
 namespace quietformer::cuda {
 
+/// The weight of a score x * factor, or, where weights are clipped, its share.
 template <class N, class Row, class Parameters>
 __device__ __forceinline__ float weight_of(float x, float factor, const Row& row,
                                            const Parameters& parameters) {
-  if constexpr (requires { N::weight_of_product(x, factor, row, parameters); })
+  if constexpr (N::clips && requires { N::share_of_product(x, factor, row, parameters); })
+    return N::share_of_product(x, factor, row, parameters);
+  else if constexpr (N::clips)
+    return N::share(x * factor, row, parameters);
+  else if constexpr (requires { N::weight_of_product(x, factor, row, parameters); })
     return N::weight_of_product(x, factor, row, parameters);
   else
     return N::weight(x * factor, row, parameters);
@@ -54,8 +59,9 @@ __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::weigh(int 
 template <class S, class N, class T, int dim, bool general>
 __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::hand_over(
     const Words (&words)[2], const Place& place, int query) const {
+  if constexpr (!N::clips)
 #pragma unroll
-  for (int c = 0; c < 2; ++c) store_words(words[c], place, query + c * 16);
+    for (int c = 0; c < 2; ++c) store_words(words[c], place, query + c * 16);
   wait_at(kHanded + team_ * 2 + query / kHalf, 2 * kLanes);
 }
 
@@ -118,9 +124,16 @@ __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::make_weigh
         for (int e = 0; e < 4; ++e)
           x[e] = weight_of<N>(x[e], factor[e % 2], rows[e % 2], parameters_);
       }
+      [[maybe_unused]] std::uint32_t handed[2];
+      if constexpr (N::clips) clip(x, handed);
       std::uint32_t(&to)[4] = p[n % 4 / 2][m];
       to[n % 2 * 2] = T::pack(x[0], x[1]), to[n % 2 * 2 + 1] = T::pack(x[2], x[3]);
       if constexpr (general) mark_dropped(to, n % 2 * 2, m, place, first + n * 8);
+      if constexpr (N::clips)
+#pragma unroll
+        for (int r = 0; r < 2; ++r)
+          store_shared(own_word(place, m, r, first + n * 8),
+                       handed[r] | (to[n % 2 * 2 + r] & 0x80008000u));
     }
   }
 }
@@ -138,7 +151,23 @@ __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::weigh_gene
     const int i = first_query + e % 2, j = first_key + e / 2 * 8;
     float score = x[e] * factor[e % 2];
     if (i < sequence_.queries && j < sequence_.keys) score = options.score(score, i, j);
-    x[e] = N::weight(score, rows[e % 2], parameters_);
+    if constexpr (N::clips)
+      x[e] = N::share(score, rows[e % 2], parameters_);
+    else
+      x[e] = N::weight(score, rows[e % 2], parameters_);
+  }
+}
+
+template <class S, class N, class T, int dim, bool general>
+__device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::clip(
+    float (&x)[4], std::uint32_t (&handed)[2]) const {
+  handed[0] = T::pack(x[0], x[1]), handed[1] = T::pack(x[2], x[3]);
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    // A hidden key has share 0, and follows nothing.
+    if (x[e] == 0 || !N::follows(x[e], parameters_))
+      handed[e / 2] |= e % 2 == 0 ? 0x8000u : 0x80000000u;
+    x[e] = N::weight_of(x[e], parameters_);
   }
 }
 

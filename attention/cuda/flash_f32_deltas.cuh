@@ -7,7 +7,7 @@
 
 namespace quietformer::cuda {
 
-/// DeltaRule::weight_sum: delta of the rows of a tile of queries, by a block of threads each, over
+/// DeltaRule::share_mean: delta of the rows of a tile of queries, by a block of threads each, over
 /// the tiles of keys that they see.
 template <class N>
 __global__ void __launch_bounds__(kTileThreads)
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kTileThreads)
   if (count <= 0) return;
   load_tile(d_out, stride, call.d_out.at(batch, head, first_row), call.d_out.row, count,
             p.value_dim);
-  double sums[kCells] = {};
+  DeltaSums<double> sums[kCells];
   for (int pair = 0; pair < call.pairs; ++pair) {
     const TileGradients<N> gradients(call, s, batch, head, pair);
     const KeyRange keys = keys_of_tile(call, s, pair, tile.first);
@@ -47,11 +47,12 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 #pragma unroll
   for (int r = 0; r < kCells; ++r) {
-    const double sum = row_reduce(sums[r], Sum());
+    const DeltaSums<double> sum{row_reduce(sums[r].terms, Sum()),
+                                row_reduce(sums[r].shares, Sum())};
     const int row = tile_y() * kCells + r;
     if (tile_x() == 0 && row < count)
       delta[(std::int64_t{batch} * p.heads + head) * p.queries + first_row + row] =
-          static_cast<float>(sum);
+          static_cast<float>(sum.mean());
   }
 }
 
@@ -91,7 +92,7 @@ __global__ void __launch_bounds__(kTileThreads)
 template <class N>
 void FlashF32<N>::deltas(const Context& ctx, const FlashF32Call& call,
                          const MatrixView<const float>& o, float* delta, double* sums) {
-  if constexpr (N::delta_rule == DeltaRule::weight_sum) {
+  if constexpr (N::delta_rule == DeltaRule::share_mean) {
     static_assert(!N::has_row_gradients, "rows are not looked at here");
     FlashF32Call sized = call;
     sized.tiles = call.p.tiles(call.p.queries, kTile);

@@ -41,20 +41,24 @@ struct TileGradients {
         });
   }
 
-  /// The same in; adds the delta terms of the rows to `sums`.
+  /// The same in; adds to the sums of DeltaRule::share_mean of the rows.
   template <int R>
   __device__ void add_delta_terms(float (&weights)[R][kCells], float (&grads)[R][kCells],
                                   std::int64_t first_query, std::int64_t first_key, float* scratch,
-                                  double (&sums)[R]) const {
-    for_elements<false>(weights, grads, first_query, first_key, scratch,
-                        [&](const Element<float>& e, float, const auto& row, float, float&,
-                            float& grad) { grad = N::delta_term(e, row, parameters); });
+                                  DeltaSums<double> (&sums)[R]) const {
+    for_elements<false>(
+        weights, grads, first_query, first_key, scratch,
+        [&](const Element<float>& e, float, const auto& row, float, float& weight, float& grad) {
+          weight = e.share;
+          grad = e.share * N::delta_term(e, row, parameters);
+        });
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      float sum = 0;
+      float terms = 0, shares = 0;
 #pragma unroll
-      for (const float term : grads[r]) sum += term;
-      sums[r] += static_cast<double>(sum);
+      for (int c = 0; c < kCells; ++c) terms += grads[r][c], shares += weights[r][c];
+      sums[r].terms += static_cast<double>(terms);
+      sums[r].shares += static_cast<double>(shares);
     }
   }
 

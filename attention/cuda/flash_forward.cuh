@@ -14,6 +14,9 @@
 //   once more, with a maximum per tile, if a row has outgrown what P holds
 //   O * scale, statistics
 //
+// Weights that need the finished row (kTwoPasses) take the loop twice: for the sum of terms alone,
+// without V and O, and again for P and O.
+//
 // A warp of 32 rows uses every fragment of K and V twice, which keeps shared memory (128 bytes a
 // cycle) behind the products.
 //
@@ -53,8 +56,7 @@ struct ForwardShape {
 
 template <class S, class N, class T, int dim, bool general>
 class FlashForward {
-  static_assert(!N::row_normalised || !N::weights_need_final_row,
-                "a normaliser whose weights need the whole row takes two passes over the keys");
+  static constexpr bool kTwoPasses = N::row_normalised && N::weights_need_final_row;
   static constexpr bool kUnit = S::operands == Operands::unit_groups;
   static constexpr int kLanes = 32, kWarpRows = ForwardShape<dim>::kWarpRows,
                        kKeys = ForwardShape<dim>::kKeys;
@@ -81,8 +83,16 @@ class FlashForward {
   };
 
   struct Nothing {};
-  using Terms = RowTerms<N, T, R>;
+  // Terms that are nothing but summed are f32, which has the exponents of bf16.
+  using Terms = RowTerms<N, std::conditional_t<kTwoPasses, Bf16, T>, R>;
   using Row = typename N::template Row<float>;
+
+  /// What the second pass has of its rows, and finds.
+  struct FinalRows {
+    typename Terms::Partial own;  // of row lane % 4, merged over the lanes
+    Row rows[R];
+    RowTerms<N, T, R, false> weights;
+  };
   /// s[m][n]: rows 16 m, keys 8 n.
   using Scores = float[M][kKeys / 8][4];
 
@@ -135,11 +145,34 @@ class FlashForward {
       forward.start();
 #pragma unroll 1
       for (int pair = 0; pair < S::pairs; ++pair) forward.run_pair(pair);
-    } while (forward.terms_.must_start_again());
+    } while (forward.must_go_again());
     forward.finish();
   }
 
  private:
+  /// The same pass with more care, or the second. All threads of the block call together.
+  __device__ __forceinline__ bool must_go_again() {
+    if constexpr (kTwoPasses) {
+      if (!summing_) return false;
+      if (!terms_.must_start_again()) finish_rows();
+      return true;
+    } else {
+      return terms_.must_start_again();
+    }
+  }
+
+  __device__ __forceinline__ void finish_rows() {
+    load_parameters();
+    final_.own = terms_.merge();
+    const float saved = N::saved(N::finish(final_.own, parameters_));
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+      final_.rows[r] = N::restore(__shfl_sync(0xFFFFFFFFu, saved, lane_ / 4 * 4 + r));
+    final_.weights.start();
+    summing_ = false;
+    __syncthreads();  // everybody is done with the keys of the first pass
+  }
+
   __device__ __forceinline__ void start() {
     terms_.start();
 #pragma unroll
@@ -198,17 +231,18 @@ class FlashForward {
   __device__ __forceinline__ void copy_keys(int pair, int first, KeyRows& from,
                                             std::uint32_t to) const {
     const RowTensor &k = call_.k[pair], &v = call_.v;
+    const bool values = !kTwoPasses || !summing_;
     if (first + kKeys <= keys() && call_.dim == dim && call_.value_dim == dim && k.aligned &&
         v.aligned) {
       Shared::template copy_whole<kKeys>(from.k, to, k);
-      Shared::template copy_whole<kKeys>(from.v, to + kKeyBytes, v);
+      if (values) Shared::template copy_whole<kKeys>(from.v, to + kKeyBytes, v);
     } else {
       KeyRows part = from;
       asm volatile("" : "+l"(part.k), "+l"(part.v));  // or their addresses are kept for this alone
       const int row = first + static_cast<int>(threadIdx.x) / kChunks;
       typename Shared::Copy k_rows{part.k, row}, v_rows{part.v, row};
       Shared::template copy<kKeys>(k_rows, to, k, keys(), call_.dim);
-      Shared::template copy<kKeys>(v_rows, to + kKeyBytes, v, keys(), call_.value_dim);
+      if (values) Shared::template copy<kKeys>(v_rows, to + kKeyBytes, v, keys(), call_.value_dim);
     }
     from.k += kKeys * k.row, from.v += kKeys * v.row;
     if constexpr (kUnit) {
@@ -292,8 +326,11 @@ class FlashForward {
       adjust(s, pair, first);
     else if (masked)
       hide(s, pair, first);
-    if constexpr (N::row_normalised)
+    if constexpr (kTwoPasses) {
+      if (summing_) return sum_terms(s);
+    } else if constexpr (N::row_normalised) {
       if (terms_.wants_maximum()) raise(s);
+    }
     if constexpr (kKnowsSmall) {
       if (all_small(s)) return add_values<true>(s, first, keys + kKeyBytes);
     }
@@ -369,7 +406,7 @@ class FlashForward {
         high = fmaxf(high, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
       factor[r] = high * scale_of(r);
     }
-    if (!terms_.raise(factor, queries() - warp_first_)) return;
+    if (!terms_.raise(factor, queries() - warp_first_) || kTwoPasses) return;
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
@@ -379,12 +416,37 @@ class FlashForward {
       }
   }
 
+  /// The first of two passes.
+  __device__ __forceinline__ void sum_terms(Scores& s) {
+    if (terms_.wants_maximum()) raise(s);
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      float sum = 0;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+        sum += term_of(s[r / 2][n][r % 2 * 2], r) + term_of(s[r / 2][n][r % 2 * 2 + 1], r);
+      terms_.add(r, sum);
+    }
+    terms_.look_at_sums();
+  }
+
   /// Of a value of row r in `Scores`.
-  __device__ __forceinline__ float weight_of(float x, int r) const {
+  __device__ __forceinline__ float term_of(float x, int r) const {
     if constexpr (requires { N::term_of_product(x, x, terms_[r]); })
       return N::term_of_product(x, scale_of(r), terms_[r]);
-    else if constexpr (N::row_normalised)
+    else
       return N::term(x * scale_of(r), terms_[r]);
+  }
+
+  /// The same, or the weight itself where there are two passes or no row state.
+  __device__ __forceinline__ float weight_of(float x, int r) const {
+    if constexpr (kTwoPasses && requires { N::share_of_product(x, x, Row{}, parameters_); })
+      return N::weight_of(N::share_of_product(x, scale_of(r), final_.rows[r], parameters_),
+                          parameters_);
+    else if constexpr (kTwoPasses)
+      return N::weight(x * scale_of(r), final_.rows[r], parameters_);
+    else if constexpr (N::row_normalised)
+      return term_of(x, r);
     else if constexpr (requires { N::weight_of_product(x, x, Row{}, parameters_); })
       return N::weight_of_product(x, scale_of(r), Row{}, parameters_);
     else
@@ -416,7 +478,11 @@ class FlashForward {
       float x[4] = {left[e], left[e + 1], right[e], right[e + 1]};
       weigh_row<small>(x, r);
       left[e] = x[0], left[e + 1] = x[1], right[e] = x[2], right[e + 1] = x[3];
-      if constexpr (N::row_normalised || general) terms_.add(r, (x[0] + x[1]) + (x[2] + x[3]));
+      const float sum = (x[0] + x[1]) + (x[2] + x[3]);
+      if constexpr (kTwoPasses && general)
+        final_.weights.add(r, sum);
+      else if constexpr (!kTwoPasses && (N::row_normalised || general))
+        terms_.add(r, sum);
     }
   }
 
@@ -449,7 +515,7 @@ class FlashForward {
         }
       }
     }
-    if constexpr (N::row_normalised) terms_.look_at_sums();
+    if constexpr (N::row_normalised && !kTwoPasses) terms_.look_at_sums();
   }
 
   /// Zeros for the dropped of 16 weights from key `first` on; finish() multiplies by 1 / (1 - p).
@@ -466,63 +532,13 @@ class FlashForward {
       }
   }
 
-  // --- results ---
+  // --- results: flash_forward_results.cuh ---
 
-  __device__ __forceinline__ void finish() {
-    if constexpr (N::row_normalised) load_parameters();
-    const auto own = terms_.merge();
-    float row_sum, scale[R];
-    if constexpr (N::row_normalised) {
-      const float own_scale = N::scale(own, parameters_);
-      row_sum = N::term_sum(own) * own_scale;
-#pragma unroll
-      for (int r = 0; r < R; ++r) scale[r] = __shfl_sync(0xFFFFFFFFu, own_scale, lane_ / 4 * 4 + r);
-    } else {
-      row_sum = own;
-#pragma unroll
-      for (int r = 0; r < R; ++r) scale[r] = 1;
-    }
-    if constexpr (general)
-#pragma unroll
-      for (float& factor : scale) factor *= call_.options.kept;
-    write_output(scale);
-    const int i = warp_first_ + lane_ % 4 * 8 + lane_ / 4;
-    if (lane_ % 4 >= R || i >= queries()) return;
-    const std::int64_t at = (std::int64_t{sequence_.batch} * call_.heads + head_) * call_.queries +
-                            sequence_.first_query + i;
-    if (call_.row_sum != nullptr) call_.row_sum[at] = row_sum;
-    if constexpr (N::row_normalised) write_row(at, own);
-  }
-
+  __device__ __forceinline__ void finish();
   __device__ __forceinline__ void write_row(std::int64_t at,
-                                            const typename Terms::Partial& partial) const {
-    const Row row = N::finish(partial, parameters_);
-    if (call_.row_state != nullptr) call_.row_state[at] = N::saved(row);
-    if (call_.lse == nullptr && call_.lse_scores == nullptr && call_.sink_mass == nullptr) return;
-    const RowOutputs<float> outputs = N::outputs(partial, row, parameters_);
-    if (call_.lse != nullptr) call_.lse[at] = outputs.lse;
-    if (call_.lse_scores != nullptr) call_.lse_scores[at] = outputs.lse_scores;
-    if (call_.sink_mass != nullptr) call_.sink_mass[at] = outputs.sink_mass;
-  }
-
+                                            const typename Terms::Partial& partial) const;
   /// Through the warp's rows of Q in shared memory, so that rows leave in whole chunks.
-  __device__ __forceinline__ void write_output(const float (&scale)[R]) {
-    __syncwarp();
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      const int row = r * 8 + lane_ / 4;
-#pragma unroll
-      for (int n = 0; n < kChunks; ++n)
-        store_shared(
-            Shared::chunk_address(queries_, row, n) + static_cast<std::uint32_t>(lane_ % 4 * 4),
-            T::pack(o_[r / 2][n][r % 2 * 2] * scale[r], o_[r / 2][n][r % 2 * 2 + 1] * scale[r]));
-    }
-    __syncwarp();
-    Shared::template store<kWarpRows>(
-        call_.o,
-        call_.o.rows(sequence_.batch, head_) + (sequence_.first_query + warp_first_) * call_.o.row,
-        queries_, queries() - warp_first_, call_.value_dim);
-  }
+  __device__ __forceinline__ void write_output(const float (&scale)[R]);
 
   const FlashForwardCall& call_;
   const FlashSequence sequence_;
@@ -534,8 +550,16 @@ class FlashForward {
   typename N::template Parameters<float> parameters_;
   float row_scale_[R];
   Terms terms_;
+  bool summing_ = kTwoPasses;  // in the first of two passes
+  std::conditional_t<kTwoPasses, FinalRows, Nothing> final_;
   float o_[M][kChunks][4];
 };
+
+}  // namespace quietformer::cuda
+
+#include "attention/cuda/flash_forward_results.cuh"
+
+namespace quietformer::cuda {
 
 template <class S, class N, class T, int dim, bool general>
 __global__ void __launch_bounds__(FlashForward<S, N, T, dim, general>::kThreads,

@@ -149,11 +149,19 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int c = static_cast<int>(threadIdx.x); c < p.value_dim; c += kRowThreads)
       delta += static_cast<double>(out[c]) * static_cast<double>(gradient[c]);
   }
-  if constexpr (N::delta_rule == DeltaRule::weight_sum)
+  if constexpr (N::delta_rule == DeltaRule::share_mean) {
+    DeltaSums<double> row_sums;
     at.for_keys([&](std::int64_t c) {
-      delta += static_cast<double>(N::delta_term(element(c), row, parameters));
+      const Element<T> e = element(c);
+      row_sums.terms += static_cast<double>(e.share * N::delta_term(e, row, parameters));
+      row_sums.shares += static_cast<double>(e.share);
     });
-  if constexpr (N::delta_rule != DeltaRule::none) delta = block_reduce<kRowThreads>(delta, Plus());
+    row_sums.terms = block_reduce<kRowThreads>(row_sums.terms, Plus());
+    row_sums.shares = block_reduce<kRowThreads>(row_sums.shares, Plus());
+    delta = row_sums.mean();
+  } else if constexpr (N::delta_rule == DeltaRule::output_dot) {
+    delta = block_reduce<kRowThreads>(delta, Plus());
+  }
   const T shift = static_cast<T>(delta);
   double parameter_sums[kMaxHeadParameters] = {};
   at.for_keys([&](std::int64_t c) {

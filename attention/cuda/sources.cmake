@@ -4,7 +4,8 @@
 
 set(flash_dev dot_softmax_n_bf16_64 dot_softmax_n_bf16_128)
 # Every score, normaliser, type and head dim once.
-set(flash_ci dot_softmax_n_bf16_64 dot_softmax_n_bf16_256 cosine_sigmoid_bf16_64 piecewise_softmax_n_f16_128)
+set(flash_ci dot_softmax_n_bf16_64 dot_softmax_n_bf16_256 cosine_sigmoid_bf16_64 piecewise_softmax_n_f16_128
+    dot_clipped_softmax_f16_64)
 
 set(QUIETFORMER_FLASH_CUDA_INSTANCES_X "")
 set(QUIETFORMER_HOPPER_INSTANCES_X "")
@@ -19,8 +20,8 @@ endforeach()
 foreach(score ${QUIETFORMER_SCORES})
   type_name(score_type ${score})
   foreach(normalizer ${QUIETFORMER_NORMALIZERS})
-    if(normalizer STREQUAL clipped_softmax)
-      continue()  # these kernels make one pass over the keys
+    if(score STREQUAL cosine AND normalizer STREQUAL clipped_softmax)
+      continue()  # dot of normalised operands: flash.cpp
     endif()
     type_name(normalizer_type ${normalizer})
     foreach(operand bf16 f16)

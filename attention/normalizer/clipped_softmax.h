@@ -26,7 +26,7 @@ struct ClippedSoftmax : SoftmaxRow {
   }};
   static constexpr bool row_normalised = true;
   static constexpr bool weights_need_final_row = true;
-  static constexpr DeltaRule delta_rule = DeltaRule::weight_sum;
+  static constexpr DeltaRule delta_rule = DeltaRule::share_mean;
   static constexpr bool has_element_gradients = true;
   static constexpr bool has_row_gradients = false;
   static constexpr bool clips = true;
@@ -83,7 +83,7 @@ struct ClippedSoftmax : SoftmaxRow {
   template <class T, class A>
   QF_HOST_DEVICE static T delta_term(const Element<T>& element, const Row<A>&,
                                      const Parameters<A>& parameters) {
-    return element.share * (T(parameters.span) * element.dweight);
+    return T(parameters.span) * element.dweight;
   }
 
   template <class T, class A>

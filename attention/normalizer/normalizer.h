@@ -54,7 +54,7 @@
 //   share(score, row, parameters)             these three where `clips` alone: weight() is
 //   weight_of(share, parameters)              weight_of(share()); share(-inf) must be 0
 //   follows(share, parameters) -> bool        no clip holds the weight
-//   delta_term(element, row, parameters)      DeltaRule::weight_sum only
+//   delta_term(element, row, parameters)      DeltaRule::share_mean only
 //   dscore(element, delta, row, parameters)   the gradient of the score
 //
 // Where the score is a product, optional and for GPUs, whose exp takes a factor for nothing:
@@ -84,7 +84,9 @@ namespace quietformer {
 enum class DeltaRule : std::uint8_t {
   none,        // 0
   output_dot,  // do_i . o_i, which equals sum_j P_ij dP_ij, dropout or not
-  weight_sum,  // sum_j delta_term_ij: costs another pass over the row
+  // The mean of delta_term_ij over the row, weighted by the shares. These sum up to 1 but for
+  // rounding, which then cancels where few keys count. Costs another pass over the row.
+  share_mean,
 };
 
 /// Statistics of a finished row, as AttentionProblem defines them.
@@ -164,7 +166,7 @@ template <class N, class T, class A>
 concept Differentiates = requires(T delta, Element<T> element, typename N::template Row<A> row,
                                   typename N::template Parameters<A> parameters) {
   { N::dscore(element, delta, row, parameters) } -> std::same_as<T>;
-} && (N::delta_rule != DeltaRule::weight_sum || requires(
+} && (N::delta_rule != DeltaRule::share_mean || requires(
     Element<T> element, typename N::template Row<A> row,
     typename N::template Parameters<A> parameters) {
   { N::delta_term(element, row, parameters) } -> std::same_as<T>;
@@ -190,6 +192,13 @@ concept NormalizerPolicy = normalizer_contract::Describes<N> &&
     normalizer_contract::Scales<N, double> && normalizer_contract::Weighs<N, float, double> &&
     normalizer_contract::Differentiates<N, float, double> &&
     normalizer_contract::DifferentiatesParameters<N, float, double>;
+
+/// DeltaRule::share_mean: the sums over a row.
+template <class A>
+struct DeltaSums {
+  A terms = 0, shares = 0;
+  QF_HOST_DEVICE A mean() const { return shares > 0 ? terms / shares : A(0); }
+};
 
 /// The element of a score; `dweight` may be anything where the key is hidden.
 template <class N, class T, class Row, class Parameters>

@@ -62,7 +62,7 @@ struct LacksElementGradient : SoftmaxN {
   static constexpr bool has_element_gradients = true;
 };
 struct LacksDeltaTerm : SoftmaxN {
-  static constexpr DeltaRule delta_rule = DeltaRule::weight_sum;
+  static constexpr DeltaRule delta_rule = DeltaRule::share_mean;
 };
 struct LacksShare : SoftmaxN {
   static constexpr bool clips = true;

@@ -231,9 +231,14 @@ class GpuCase {
     return {words, words + 2 * there.count()};
   }
 
-  /// f32 sums of f32 terms; operands of several groups are rounded before their product.
+  bool rounds_operands() const { return o_.groups > 1 || (clips() && o_.score == Score::cosine); }
+
+  /// f32 sums of f32 terms; operands of several groups are rounded before their product, and so are
+  /// all unit operands whose weights are clipped.
   double statistics_tolerance() const {
-    if (o_.groups == 1) return 2e-5;
+    // The shares of a row are as exact as its lse.
+    if (!rounds_operands())
+      return clips() ? 2e-5 + 0x1p-23 * max_abs(reference_.problem.lse) : 2e-5;
     return o_.storage == DType::bf16 ? 5e-2 : 7e-3;
   }
 
@@ -328,6 +333,30 @@ class GpuCase {
     return keep ? 1 / (1 - d.probability) : 0;
   }
 
+  // --- the normaliser, with what it makes rounded to the storage type ---
+
+  bool softmax() const { return o_.normalizer != "sigmoid"; }
+  bool clips() const { return o_.normalizer == "clipped_softmax"; }
+
+  /// What a row of softmax divides by, relative to its largest score.
+  double denominator(const std::vector<double>& scores, double high, std::int64_t h) const {
+    double sum = 0;
+    for (const double score : scores) sum += std::exp(score - high);
+    if (!clips())
+      sum += parameter(0, h, 0) * std::exp(-high) +
+             std::exp(parameter(1, h, -math::kInfinity<double>) - high);
+    return sum;
+  }
+
+  /// A weight before clipping.
+  double unclipped(double share, std::int64_t h) const {
+    const double gamma = parameter(0, h, -0.03), zeta = parameter(1, h, 1);
+    return rounded(rounded((zeta - gamma) * share) + gamma);
+  }
+  double weight_of(double share, std::int64_t h) const {
+    return clips() ? std::clamp(unclipped(share, h), 0.0, 1.0) : share;
+  }
+
   /// o with products, scores, weights and o rounded to the storage type, sums in f32: what a chain
   /// of 16-bit operations gives.
   std::vector<double> unfused_output() const {
@@ -354,20 +383,14 @@ class GpuCase {
         s[std::size_t(j)] = score(rows, h, i, j, product);
         high = std::max(high, s[std::size_t(j)]);
       }
-      double sum = 0;
-      if (o_.normalizer == "softmax_n" && high > -math::kInfinity<double>) {
-        for (const double score : s) sum += std::exp(score - high);
-        sum += parameter(0, h, 0) * std::exp(-high) +
-               std::exp(parameter(1, h, -math::kInfinity<double>) - high);
-      }
+      const double sum = softmax() && high > -math::kInfinity<double> ? denominator(s, high, h) : 0;
       std::fill(sums.begin(), sums.end(), 0.0f);
       for (std::int64_t j = 0; j < S; ++j) {
         const double score = s[std::size_t(j)];
         if (!(score > -math::kInfinity<double>)) continue;
-        const double weight = o_.normalizer == "softmax_n"
-                                  ? std::exp(score - high) / sum
-                                  : 1 / (1 + std::exp(-score - parameter(0, h, 0)));
-        const float w = float(rounded(rounded(weight) * kept(rows, h, i, j)));
+        const double share = softmax() ? std::exp(score - high) / sum
+                                       : 1 / (1 + std::exp(-score - parameter(0, h, 0)));
+        const float w = float(rounded(weight_of(rounded(share), h) * kept(rows, h, i, j)));
         const std::int64_t row = rows.kv_head * p.k.shape[2] + rows.first_key + j;
         for (std::int64_t c = 0; c < Dv; ++c)
           sums[std::size_t(c)] += w * float(get(p.v, row * Dv + c));

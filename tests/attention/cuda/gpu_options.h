@@ -46,12 +46,15 @@ inline std::vector<OptionValues> gpu_options() {
       values_of<Rows>(
           {Rows::heads_first, Rows::rows_first, Rows::slice_of_packed, Rows::misaligned},
           [](GpuOptions& o, Rows rows) { o.rows = rows; }),
-      // n and sink logit of softmax_n; of sigmoid the bias, -ln S among them.
+      // n and sink logit of softmax_n; of sigmoid the bias, -ln S among them; gamma and zeta.
       values_of<std::pair<double, double>>(
           {{0, nothing}, {1, nothing}, {4, nothing}, {0, 0.5}, {0.5, 100}},
           [](GpuOptions& o, std::pair<double, double> sink) {
             if (o.normalizer == "softmax_n")
               o.parameters = {sink.first, sink.second};
+            else if (o.normalizer == "clipped_softmax")
+              o.parameters = {sink.first == 1 ? -0.03 : -sink.first / double(o.S),
+                              sink.first == 4 ? 1 : 1.05};
             else
               o.parameters = {sink.first == 1 ? 0.5 : -std::log(double(o.S))};
           }),
@@ -131,9 +134,13 @@ inline std::vector<OptionValues> general_options() {
       values_of<bool>({false, true}, [](GpuOptions& o, bool total) { o.total_attention = total; }),
       values_of<double>({0, -math::kInfinity<double>},
                         [](GpuOptions& o, double small) {
-                          o.parameters = {o.normalizer == "softmax_n" ? (small == 0 ? 0 : 1)
-                                          : small == 0                ? 0.5
-                                                                      : -std::log(double(o.S))};
+                          const bool first = small == 0;
+                          if (o.normalizer == "softmax_n")
+                            o.parameters = {first ? 0.0 : 1.0};
+                          else if (o.normalizer == "clipped_softmax")
+                            o.parameters = {first ? -0.03 : -1 / double(o.S), first ? 1.0 : 1.1};
+                          else
+                            o.parameters = {first ? 0.5 : -std::log(double(o.S))};
                         }),
       values_of<int>({1, 2, 4},
                      [](GpuOptions& o, int groups) {

@@ -147,10 +147,11 @@ class GridCase {
       fast_.key_padding = exact_.key_padding = own(DType::u8, {shape.B, shape.S});
       test::fill_mask(ctx_, exact_.key_padding, ++stream_, 0.9);
     }
-    const bool softmax = o_.normalizer == "softmax_n";
+    const bool softmax = o_.normalizer == "softmax_n", clips = o_.normalizer == "clipped_softmax";
     for (std::size_t i = 0; i < find_normalizer(o_.normalizer).parameters.size(); ++i) {
-      // b = -ln S: the small weights that sigmoid attention starts with.
+      // b = -ln S: the small weights that sigmoid attention starts with. gamma = -4 / S.
       const double value = softmax ? (i == 0 ? o_.sink.first : o_.sink.second)
+                           : clips ? (i == 0 ? double(float(-4 / double(shape.S))) : 1)
                                    : double(float(-std::log(double(shape.S))));
       exact_.head_parameters[i] = own(DType::f64, {shape.H});
       fast_.head_parameters[i] = own(DType::f32, {shape.H});

@@ -200,7 +200,7 @@ __global__ void operand_kernel(float* out, float* inverse, const double* in, std
   }
 }
 
-enum class Normalizer { softmax_n, sigmoid };
+enum class Normalizer { softmax_n, sigmoid, clipped_softmax };
 
 struct Head {
   const double* parameters[kMaxHeadParameters];
@@ -210,8 +210,14 @@ struct Head {
   }
 };
 
-/// A warp per row: scores to weights, in place.
-__global__ void weights_kernel(float* s, std::int64_t rows, Elements e, Head head,
+/// Of clipped softmax: a weight before the clip.
+__device__ float unclipped(float share, const Head& head, std::int64_t h, DType storage) {
+  const float gamma = head.get(0, h), zeta = head.get(1, h);
+  return rounded(rounded((zeta - gamma) * share, storage) + gamma, storage);
+}
+
+/// A warp per row: scores to weights, in place, and where weights are clipped to `shares`.
+__global__ void weights_kernel(float* s, float* shares, std::int64_t rows, Elements e, Head head,
                                Normalizer normalizer) {
   const std::int64_t row = std::int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   if (row >= rows) return;
@@ -229,20 +235,33 @@ __global__ void weights_kernel(float* s, std::int64_t rows, Elements e, Head hea
   const float base = high > -INFINITY ? high : 0;
   for (std::int64_t j = threadIdx.x; j < e.keys; j += 32) sum += expf(x[j] - base);
   for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
-  sum += head.get(0, h) * expf(-base) + expf(head.get(1, h) - base);
-  for (std::int64_t j = threadIdx.x; j < e.keys; j += 32)
+  const bool clips = normalizer == Normalizer::clipped_softmax;
+  if (!clips) sum += head.get(0, h) * expf(-base) + expf(head.get(1, h) - base);
+  for (std::int64_t j = threadIdx.x; j < e.keys; j += 32) {
     x[j] = x[j] > -INFINITY ? rounded(expf(x[j] - base) / sum, e.storage) : 0;
+    if (!clips) continue;
+    shares[row * e.keys + j] = x[j];
+    x[j] = fminf(fmaxf(unclipped(x[j], head, h, e.storage), 0), 1);
+  }
 }
 
-/// A warp per row: dP to dS, in place.
+/// A warp per row: dP to dS, in place. `weights`: shares, where weights are clipped.
 __global__ void scores_backward_kernel(float* gradients, const float* weights, std::int64_t rows,
-                                       Elements e, Normalizer normalizer) {
+                                       Elements e, Head head, Normalizer normalizer) {
   const std::int64_t row = std::int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   if (row >= rows) return;
   float* d = gradients + row * e.keys;
   const float* w = weights + row * e.keys;
   float delta = 0;
-  if (normalizer == Normalizer::softmax_n) {
+  if (normalizer == Normalizer::clipped_softmax) {
+    const std::int64_t h = row / e.queries % e.heads;
+    const float gamma = head.get(0, h), zeta = head.get(1, h);
+    for (std::int64_t j = threadIdx.x; j < e.keys; j += 32) {
+      const float weight = unclipped(w[j], head, h, e.storage);
+      d[j] *= weight >= 0 && (weight <= 1 || zeta == 1) ? zeta - gamma : 0;
+    }
+  }
+  if (normalizer != Normalizer::sigmoid) {
     for (std::int64_t j = threadIdx.x; j < e.keys; j += 32) delta += w[j] * d[j];
     for (int t = 16; t > 0; t /= 2) delta += __shfl_xor_sync(~0u, delta, t);
   }
@@ -268,8 +287,19 @@ cuda::LaunchShape warps(std::int64_t rows) {
 }
 
 Normalizer normalizer_of(const AttentionProblem& p) {
+  if (p.normalizer == "clipped_softmax") return Normalizer::clipped_softmax;
   QF_EXPECTS(p.normalizer == "softmax_n" || p.normalizer == "sigmoid");
   return p.normalizer == "sigmoid" ? Normalizer::sigmoid : Normalizer::softmax_n;
+}
+
+Head head_of(const AttentionProblem& p) {
+  Head head{};
+  const auto& infos = find_normalizer(p.normalizer).parameters;
+  for (std::size_t i = 0; i < infos.size(); ++i) {
+    head.parameters[i] = p.head_parameters[i].as<double>();
+    head.defaults[i] = infos[i].default_value;
+  }
+  return head;
 }
 
 int pairs_of(const AttentionProblem& p) {
@@ -283,7 +313,7 @@ RandomKey key_of(std::uint32_t seed) {
 /// What forward leaves for backward.
 struct Work {
   OwnedTensor q[2], k[2], q_scale[2], k_scale[2];  // operands, and 1 / norm of cosine's rows
-  OwnedTensor weights, gradients;                  // (B,H,L,S)
+  OwnedTensor weights, shares, gradients;          // (B,H,L,S)
 };
 
 void forward(const Context& ctx, const AttentionProblem& p, DType type, Work& work, Unfused& out) {
@@ -328,14 +358,11 @@ void forward(const Context& ctx, const AttentionProblem& p, DType type, Work& wo
           s[at] = e.visible[at] > 0 ? score : -INFINITY;
         });
   }
-  Head head{};
-  const auto& infos = find_normalizer(p.normalizer).parameters;
-  for (std::size_t i = 0; i < infos.size(); ++i) {
-    head.parameters[i] = p.head_parameters[i].as<double>();
-    head.defaults[i] = infos[i].default_value;
-  }
+  const Normalizer normalizer = normalizer_of(p);
+  if (normalizer == Normalizer::clipped_softmax) work.shares = f32(work.weights.view().shape);
   const std::int64_t rows = count * e.queries;
-  launch(ctx, "weights", warps(rows), weights_kernel, s, rows, e, head, normalizer_of(p));
+  launch(ctx, "weights", warps(rows), weights_kernel, s, work.shares.as<float>(), rows, e,
+         head_of(p), normalizer);
 
   out.o = f32(p.o.shape);
   const Matrices<double> v{p.v.as<double>(), e.keys, width, e.heads, e.group};
@@ -372,7 +399,8 @@ void backward(const Context& ctx, const AttentionProblem& p, DType type, Work& w
       });
   const std::int64_t rows = count * e.queries;
   launch(ctx, "scores_backward", warps(rows), scores_backward_kernel, work.gradients.as<float>(),
-         work.weights.as<float>(), rows, e, normalizer_of(p));
+         (work.shares.view() ? work.shares : work.weights).as<float>(), rows, e, head_of(p),
+         normalizer_of(p));
 
   // Sums over the queries of all heads that share a key head: inner index = head of group, query.
   out.dv = f32(p.v.shape);
