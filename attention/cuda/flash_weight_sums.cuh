@@ -5,6 +5,7 @@
 #pragma once
 
 #include "attention/cuda/flash_backward_call.h"
+#include "attention/cuda/flash_backward_weights.cuh"
 #include "attention/cuda/head_parameters.cuh"
 #include "attention/cuda/options.cuh"
 #include "attention/cuda/tile.cuh"
@@ -13,7 +14,7 @@
 
 namespace quietformer::cuda {
 
-template <class S, class N, class T, int dim>
+template <class S, class N, class T, int dim, bool general>
 class FlashWeightSums {
   static constexpr bool kUnit = S::operands == Operands::unit_groups;
   static constexpr int kLanes = 32, kWarps = 4, kKeys = 64, kQueries = 16 * kWarps;
@@ -42,8 +43,8 @@ class FlashWeightSums {
     const int index = static_cast<int>(blockIdx.x),
               count = static_cast<int>(gridDim.x) / (call.heads * call.batch);
     const FlashSequence sequence =
-        FlashSequence::of<true>(call.options, false, kQueries, count - 1 - index % count,
-                                index / count / call.heads, call.queries, call.keys);
+        FlashSequence::of<general>(call.options, false, kQueries, count - 1 - index % count,
+                                   index / count / call.heads, call.queries, call.keys);
     if (sequence.tile * kQueries >= sequence.queries) return;
     FlashWeightSums sums(call, index / count % call.heads, sequence, shared);
 #pragma unroll 1
@@ -120,27 +121,45 @@ class FlashWeightSums {
 #pragma unroll
       for (int r = 0; r < 2; ++r)
         if (row(r) < sequence_.queries) factor[r] *= call_.inverse_q[head_rows_ + row(r)];
+    // Whether all of the warp's queries see all of the keys.
+    const bool whole = warp_first_ + 16 <= sequence_.queries && first + kKeys <= sequence_.keys &&
+                       warp_first_ + offset_ - (first + kKeys - 1) >= call_.low[pair] &&
+                       warp_first_ + 15 + offset_ - first <= call_.high[pair];
 #pragma unroll
     for (int n = 0; n < kKeys / 8; ++n) {
       std::uint32_t kept = 15;
-      if (dropout_.active()) kept = dropout_.kept(warp_first_, first + n * 8);
+      if constexpr (general)
+        if (dropout_.active()) kept = dropout_.kept(warp_first_, first + n * 8);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int i = row(e / 2), j = first + n * 8 + lane_ % 4 * 2 + e % 2,
-                  distance = i + offset_ - j;
-        if (i >= sequence_.queries || j >= sequence_.keys || distance < call_.low[pair] ||
-            distance > call_.high[pair])
-          continue;
-        float product = s[0][n][e] * factor[e / 2];
-        if constexpr (kUnit) product *= key_norm(j);
-        const float dweight = (kept >> e & 1) != 0 ? dweights[0][n][e] * call_.options.kept : 0.0f;
-        const Element<float> element =
-            element_of<N>(scores_.score(product, i, j), dweight, rows_[e / 2], parameters_);
-        DeltaSums<float>& sums = sums_[e / 2];
-        sums.terms += element.share * N::delta_term(element, rows_[e / 2], parameters_);
-        sums.shares += element.share;
+        const int i = row(e / 2), j = first + n * 8 + lane_ % 4 * 2 + e % 2;
+        if (!whole && !sees(pair, i, j)) continue;
+        float x = s[0][n][e], dweight = dweights[0][n][e];
+        if constexpr (kUnit) x *= key_norm(j);
+        if constexpr (general) {
+          dweight = (kept >> e & 1) != 0 ? dweight * call_.options.kept : 0.0f;
+          add(e / 2, element_of<N>(scores_.score(x * factor[e / 2], i, j), dweight, rows_[e / 2],
+                                   parameters_));
+        } else {
+          const float share = weight_of<N>(x, factor[e / 2], rows_[e / 2], parameters_);
+          if constexpr (N::clips)
+            if (!N::follows(share, parameters_)) dweight = 0;
+          add(e / 2, {share, math::kNaN<float>, dweight});
+        }
       }
     }
+  }
+
+  __device__ __forceinline__ bool sees(int pair, int i, int j) const {
+    const int distance = i + offset_ - j;
+    return i < sequence_.queries && j < sequence_.keys && distance >= call_.low[pair] &&
+           distance <= call_.high[pair];
+  }
+
+  __device__ __forceinline__ void add(int r, const Element<float>& element) {
+    DeltaSums<float>& sums = sums_[r];
+    sums.terms += element.share * N::delta_term(element, rows_[r], parameters_);
+    sums.shares += element.share;
   }
 
   __device__ __forceinline__ float key_norm(int j) const {
@@ -177,11 +196,11 @@ class FlashWeightSums {
   DeltaSums<float> sums_[2];
 };
 
-template <class S, class N, class T, int dim>
-__global__ void __launch_bounds__(FlashWeightSums<S, N, T, dim>::kThreads)
+template <class S, class N, class T, int dim, bool general>
+__global__ void __launch_bounds__(FlashWeightSums<S, N, T, dim, general>::kThreads)
     flash_weight_sums_kernel(const __grid_constant__ FlashBackwardCall call) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  FlashWeightSums<S, N, T, dim>::run(call, shared_address(shared));
+  FlashWeightSums<S, N, T, dim, general>::run(call, shared_address(shared));
 }
 
 }  // namespace quietformer::cuda
