@@ -1,8 +1,8 @@
 """A sweep killed at any moment goes on where it was; a failing run stops no other; bad files leave nothing behind."""
+import fcntl
 import json
 import shutil
 import signal
-import subprocess
 import time
 
 from harness import *
@@ -93,6 +93,7 @@ other.write_text(other.read_text().replace("W8A8", "W4A8"))
 status, out, err = run("sweep", path)
 changed = [p for p, time_ns in before.items() if p.stat().st_mtime_ns != time_ns]
 expect(status == 1 and sorted(changed) == sorted([stale, other]), f"complete runs were changed: {changed} {err}")
+expect(stale.stat().st_mtime > 1, "of an earlier checkpoint")
 expect(json.loads(other.read_text())["schemes"][0]["scheme"] == "W8A8" and out.count("complete already") == 4, f"rerun: {out}")
 
 # Another config in the same directory: refused run by run.
@@ -101,18 +102,12 @@ expect(status == 1 and err.count("belongs to another config: train.steps: 31 her
 
 
 def start_until(path, file):
-    """A sweep in the middle of the run that just wrote `file`, once what was left behind by a kill has saved and ended."""
-    while True:
-        process = subprocess.Popen([BINARY, "sweep", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        while not list(file.parent.glob(file.name)):
-            time.sleep(0.005)
-            if process.poll() is not None:
-                err = process.communicate()[1]
-                expect(process.returncode == 1 and "is at work there" in err, f"ended early: {process.returncode} {err}")
-                break
-        else:
-            return process
-        time.sleep(0.05)
+    """A sweep in the middle of the run that just wrote `file`."""
+    process = start("sweep", path)
+    while not list(file.parent.glob(file.name)):
+        time.sleep(0.005)
+        expect(process.poll() is None, f"ended early: {process.returncode} {process.stderr.read() if process.poll() is not None else ''}")
+    return process
 
 
 # Killed, or asked to stop, in the middle of each of its runs.
@@ -129,9 +124,16 @@ for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         if number == signal.SIGTERM:
             status, out, err = run("sweep", path)
             expect(status == 1 and "is at work there" in err and one_line(err), f"two sweeps in a directory: {status} {err}")
+        if number == signal.SIGKILL:
+            child = pathlib.Path("/proc", pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().strip())
         process.send_signal(number)
         err = process.communicate(timeout=60)[1]
-        if number != signal.SIGKILL:
+        if number == signal.SIGKILL:  # the run that is left saves and ends, and keeps the directory until then
+            with (directory / ".lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                expect(not child.exists() or "Z (zombie)" in (child / "status").read_text(), "the run that is left does not keep the directory")
+            expect("stopped by signal 15" in (directory / "logs" / f"{name}.txt").read_text(), "the run that is left did not save")
+        else:
             expect(process.returncode == 128 + number, f"signal {number}: status {process.returncode} {err}")
             expect("failed" not in err and f"stopped by signal {int(number)}" in err, f"signal {number}: {err}")
         expect(not (directory / "runs" / name / "results.json").exists(), f"signal {number}: too late, the run is complete")
