@@ -16,6 +16,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "analysis/report.h"
 #include "core/check.h"
 #include "core/cuda/memory.h"
 #include "core/file.h"
@@ -330,17 +331,16 @@ int SweepRunner::compare() {
     if (complete(sweep_.runs[i]) && !states_[i].foreign)
       request.arguments.push_back(directory(sweep_.runs[i]).path);
   if (request.arguments.size() == 1) return 0;  // nothing to compare: every run has failed
-  for (const char* format : {"out", "json", "markdown"}) {
-    const std::string ending = format == std::string("out")        ? ".html"
-                               : format == std::string("markdown") ? ".md"
-                                                                   : ".json";
-    request.arguments.push_back(std::string("--") + format);
-    request.arguments.push_back(report + ending);
-  }
+  std::vector<std::string> files{"--json", report + ".json", "--markdown", report + ".md"};
+  const std::string why = why_no_report();
+  if (why.empty())
+    files.insert(files.end(), {"--out", report + ".html"});
+  else
+    log_warning(fmt::format("no report.html: {}", why));
+  request.arguments.insert(request.arguments.end(), files.begin(), files.end());
   ChildProcess process(request);
   while (true) {
     if (const std::optional<int> status = process.poll()) {
-      if (*status == 0) fmt::print("{}: wrote {}.html\n", sweep_.name, report);
       return *status;
     }
     if (signal_ == 0 && (signal_ = stop_signal()) != 0) process.signal(signal_);

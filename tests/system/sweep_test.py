@@ -78,7 +78,7 @@ expect(status == 1 and len(failures) == 3 and all("nowhere.txt: no such file" in
 for name in ("softmax_0-seed1", "softmax_0-seed2", "sigmoid-seed1", "sigmoid-seed2"):
     for file in ("results.json", "quantized.json"):
         expect((directory / "runs" / name / file).exists(), f"{name}: no {file}")
-for ending in ("html", "json", "md"):
+for ending in ("json", "md") if "no report.html: this build" in err else ("html", "json", "md"):
     expect((directory / f"report.{ending}").stat().st_size > 0, f"no report.{ending}")
 config = (directory / "runs/sigmoid-seed2/config.yaml").read_text()
 expect("seed: 2" in config and "name: sigmoid" in config and "steps: 30" in config and "normalizer: sigmoid" in config, f"config: {config}")
