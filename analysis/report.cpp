@@ -92,7 +92,7 @@ Json scheme_json(const QuantizedScheme& scheme) {
                 {"weights", scheme.weights},
                 {"activations", scheme.activations},
                 {"sites", Json::array()}};
-  for (const QuantizedSite& site : scheme.sites)
+  for (const RecordedSite& site : scheme.sites)
     entry["sites"].push_back({site.name, rounded(site.contribution)});
   return entry;
 }

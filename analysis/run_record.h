@@ -43,7 +43,7 @@ struct HeadValues {
 };
 
 /// What one input of a product costs when it is quantised: see `quietformer quantize`.
-struct QuantizedSite {
+struct RecordedSite {
   std::string name;
   double contribution =
       0;  // nats: what the loss gains when this site alone stays in floating point
@@ -55,7 +55,7 @@ struct QuantizedScheme {
   std::string activations;                           // "8 bits, percentile"
   std::optional<double> float_loss, quantized_loss;  // nats per token
   std::optional<double> bits_per_byte_gap;
-  std::vector<QuantizedSite> sites;
+  std::vector<RecordedSite> sites;
 };
 
 struct RunRecord {

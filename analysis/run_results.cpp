@@ -111,7 +111,7 @@ std::optional<double> mean_over_heads(const RunRecord& run, const std::string& q
   return count > 0 ? std::optional(sum / count) : std::nullopt;
 }
 
-QuantizedSite quantized_site(const Json& entry, const std::string& path) {
+RecordedSite quantized_site(const Json& entry, const std::string& path) {
   const auto contribution = entry.is_object() ? number(entry, "contribution") : std::nullopt;
   if (!contribution || text(entry, "name").empty())
     fail(path, "schemes: sites", "objects with name and contribution");
