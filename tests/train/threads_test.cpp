@@ -36,7 +36,7 @@ CaseOptions attention_options(const std::string& implementation, Score score,
   options.implementation = implementation;
   options.score = score;
   options.normalizer = normalizer;
-  options.parameters = {0.5};
+  options.parameters = {find_normalizer(normalizer).parameters[0].example};
   options.dtype = DType::f32;
   options.B = 2, options.H = 4, options.Hk = 2, options.D = 8, options.Dv = 8;
   options.L = options.S = 70;  // more than one tile
