@@ -97,7 +97,11 @@ TEST(Quantize, MoreBitsComeCloserToTheFloatLoss) {
   EXPECT_EQ(result.calibration_tokens, result.tokens);
   EXPECT_GT(gap(result, 0), 0.02);
   EXPECT_GT(std::abs(gap(result, 0)), std::abs(gap(result, 1)));
-  EXPECT_GT(std::abs(gap(result, 1)), std::abs(gap(result, 2)));
+  // Gaps may change their sign on the way, and pass through 0 there; errors of numbers may not.
+  for (std::size_t scheme = 1; scheme < 5; ++scheme)
+    for (std::size_t site = 0; site < result.schemes[0].sites.size(); ++site)
+      EXPECT_LT(result.schemes[scheme].sites[site].mse, result.schemes[scheme - 1].sites[site].mse)
+          << result.schemes[scheme].sites[site].name;
   EXPECT_LT(std::abs(gap(result, 2)), 0.01);
   EXPECT_LT(std::abs(gap(result, 3)), 1e-3);
   EXPECT_LT(std::abs(gap(result, 4)), 1e-4);
