@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <memory>
 
 #include "analysis/compare.h"
@@ -35,6 +36,7 @@ int run(const Arguments& args) {
       fmt::print("{}", text);
     } else if (!file.empty()) {
       write_file_atomically(file, text);
+      std::fflush(stdout);  // or this line comes in the middle of the table
       log_info("wrote " + file);
     }
   };
