@@ -10,10 +10,9 @@
 namespace quietformer {
 
 /// Sees the operands of products that are no parameters. Their names, sites, are paths:
-///   LINEAR.input                  what a linear layer reads: of blocks.N.attention.qkv, .gate and
-///   .out,
-///                                 blocks.N.mlp.up, .gate (swiglu) and .down, an encoder's
-///                                 head.dense. It is multiplied by the parameter LINEAR.weight
+///   LINEAR.input                  what a linear layer reads: blocks.N.attention.qkv, .gate, .out,
+///                                 blocks.N.mlp.up, .gate (swiglu), .down, an encoder's head.dense.
+///                                 It is multiplied by the parameter LINEAR.weight
 ///   head.input                    what is multiplied by LanguageModel::head_weight()
 ///   blocks.N.attention.q, .k, .v  what attention reads, after norms and rotation; with
 ///                                 attention.score piecewise also .q2 and .k2, the far pair

@@ -1,7 +1,7 @@
-// Forward of `flash` for compute capability 9.0. A block is a warpgroup that copies and two that
-// compute, each 64 query rows of a tile of 128, over tiles of 128 keys; it stays on its
-// multiprocessor and takes tile after tile of queries (Tiles), so that copies for the next one
-// start while the last one finishes.
+// Forward of `flash` for compute capability 9.0. A block is a warpgroup that copies and two (three
+// for heads of up to 64 features) that compute, each 64 query rows of a tile, over tiles of 128
+// keys; it stays on its multiprocessor and takes tile after tile of queries (Tiles), so that copies
+// for the next one start while the last one finishes.
 //
 //   the copying warp             a computing warpgroup
 //     for tiles of queries         for tiles of queries
