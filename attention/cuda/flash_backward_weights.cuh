@@ -3,22 +3,9 @@
 #pragma once
 
 #include "attention/cuda/flash_backward.cuh"
+#include "attention/cuda/weight_of.cuh"
 
 namespace quietformer::cuda {
-
-/// The weight of a score x * factor, or, where weights are clipped, its share.
-template <class N, class Row, class Parameters>
-__device__ __forceinline__ float weight_of(float x, float factor, const Row& row,
-                                           const Parameters& parameters) {
-  if constexpr (N::clips && requires { N::share_of_product(x, factor, row, parameters); })
-    return N::share_of_product(x, factor, row, parameters);
-  else if constexpr (N::clips)
-    return N::share(x * factor, row, parameters);
-  else if constexpr (requires { N::weight_of_product(x, factor, row, parameters); })
-    return N::weight_of_product(x, factor, row, parameters);
-  else
-    return N::weight(x * factor, row, parameters);
-}
 
 template <class S, class N, class T, int dim, bool general>
 __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::weigh(int pair,

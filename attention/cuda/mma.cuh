@@ -110,6 +110,13 @@ __device__ __forceinline__ void store_shared(std::uint32_t to, const std::uint32
                : "memory");
 }
 
+/// Four 8x8 matrices as load_matrices() gives them. sm_90 and newer.
+__device__ __forceinline__ void store_matrices(std::uint32_t address, const std::uint32_t (&m)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
+               : "memory");
+}
+
 __device__ __forceinline__ void store_shared(std::uint32_t to, std::uint32_t word) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
 }

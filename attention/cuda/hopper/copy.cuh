@@ -11,6 +11,16 @@
 
 namespace quietformer::cuda {
 
+/// A stage of a buffer and the parity of its phase.
+template <int stages>
+struct Ring {
+  int stage = 0;
+  std::uint32_t parity = 0;
+  __device__ __forceinline__ void next() {
+    if (++stage == stages) stage = 0, parity ^= 1;
+  }
+};
+
 /// By one thread, before fence_barriers() and a barrier of the block.
 __device__ __forceinline__ void start_barrier(std::uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -30,6 +40,12 @@ __device__ __forceinline__ void arrive_expecting(std::uint32_t barrier, int byte
           barrier),
       "r"(bytes)
       : "memory");
+}
+
+/// Arrives, one of the arrivals that the barrier counts, once this thread's copies so far (copy_4
+/// of mma.cuh) are complete.
+__device__ __forceinline__ void arrive_with_copies(std::uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
 /// Until the phase of this parity is complete.

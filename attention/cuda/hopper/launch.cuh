@@ -8,6 +8,12 @@
 
 namespace quietformer::cuda {
 
+inline TensorMap row_map(const Context& ctx, const RowTensor& x, std::int64_t batch,
+                         std::int64_t heads, std::int64_t length, int features, int box_rows) {
+  return tensor_map(x.data, {batch, heads, length, features}, {x.batch, x.head, x.row}, box_rows,
+                    ctx.device);
+}
+
 template <class S, int dim>
 void launch_hopper_forward(const Context& ctx, const FlashForwardCall& call,
                            void (*kernel)(HopperForwardCall)) {
@@ -23,16 +29,12 @@ void launch_hopper_forward(const Context& ctx, const FlashForwardCall& call,
   const std::int64_t items = (all.paired ? (all.tiles + 1) / 2 : all.tiles) * heads;
   if (items == 0) return;
   const std::int64_t kv_heads = call.heads / call.group;
-  const auto map = [&](const RowTensor& x, std::int64_t count, std::int64_t length, int features,
-                       int box_rows) {
-    return tensor_map(x.data, {call.batch, count, length, features}, {x.batch, x.head, x.row},
-                      box_rows, ctx.device);
-  };
   for (int pair = 0; pair < S::pairs; ++pair) {
-    all.q[pair] = map(call.q[pair], call.heads, call.queries, call.dim, 64);
-    all.k[pair] = map(call.k[pair], kv_heads, call.keys, call.dim, Shape::kKeys);
+    all.q[pair] = row_map(ctx, call.q[pair], call.batch, call.heads, call.queries, call.dim, 64);
+    all.k[pair] =
+        row_map(ctx, call.k[pair], call.batch, kv_heads, call.keys, call.dim, Shape::kKeys);
   }
-  all.v = map(call.v, kv_heads, call.keys, call.value_dim, Shape::kKeys);
+  all.v = row_map(ctx, call.v, call.batch, kv_heads, call.keys, call.value_dim, Shape::kKeys);
   check_cuda(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
       "attention forward", ctx.device);

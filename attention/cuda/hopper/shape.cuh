@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "attention/cuda/mma.cuh"
+#include "attention/cuda/hopper/copy.cuh"
 #include "attention/score/score.h"
 
 namespace quietformer::cuda {
@@ -33,15 +33,6 @@ struct HopperShape {
                        kBarriers = kPlans + kQueryStages * kPlanBytes;
   static constexpr int kBytes = kBarriers + (2 * kQueryStages + 4 * kKeyStages) * 8;
 
-  /// A stage and the parity of its phase.
-  template <int stages>
-  struct Ring {
-    int stage = 0;
-    std::uint32_t parity = 0;
-    __device__ __forceinline__ void next() {
-      if (++stage == stages) stage = 0, parity ^= 1;
-    }
-  };
   using QueryRing = Ring<kQueryStages>;
   using KeyRing = Ring<kKeyStages>;
 

@@ -68,7 +68,9 @@ __device__ __forceinline__ std::uint32_t tile_descriptor(std::uint32_t address, 
 template <class T>
 struct Warpgroup;
 
-// c = a b^T, or c += where `add` is not 0: rows of both tiles. c += a b: 16 rows of b, transposed.
+// multiply: c = a b^T, or c += where `add` is not 0, of rows of both tiles. multiply_columns: the
+// same of columns, 64 of either: c = a^T b, both transposed. add: c += a b, 16 rows of b,
+// transposed.
 #define QF_WARPGROUP(T, TYPES)                                                                 \
   template <>                                                                                  \
   struct Warpgroup<T> {                                                                        \
@@ -81,6 +83,28 @@ struct Warpgroup;
           "wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPES " {" QF_REGISTERS_64            \
           "}, a, b, add, 1, 1, 0, 0; }"                                                        \
           : QF_C64(c, 0), QF_C64(c, 8)                                                         \
+          : "r"(a), "r"(b), "r"(add));                                                         \
+    }                                                                                          \
+    static __device__ __forceinline__ void multiply(float (&c)[8][4], std::uint32_t a,         \
+                                                    std::uint32_t b, int add) {                \
+      asm volatile(                                                                            \
+          "{ .reg .pred add; .reg .b64 a, b; setp.ne.b32 add, %34, 0;\n"                       \
+          "mov.b64 a, {%32, " QF_DESCRIPTOR "}; mov.b64 b, {%33, " QF_DESCRIPTOR               \
+          "};\n"                                                                               \
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPES " {" QF_REGISTERS_32             \
+          "}, a, b, add, 1, 1, 0, 0; }"                                                        \
+          : QF_C64(c, 0)                                                                       \
+          : "r"(a), "r"(b), "r"(add));                                                         \
+    }                                                                                          \
+    static __device__ __forceinline__ void multiply_columns(float (&c)[8][4], std::uint32_t a, \
+                                                            std::uint32_t b, int add) {        \
+      asm volatile(                                                                            \
+          "{ .reg .pred add; .reg .b64 a, b; setp.ne.b32 add, %34, 0;\n"                       \
+          "mov.b64 a, {%32, " QF_DESCRIPTOR "}; mov.b64 b, {%33, " QF_DESCRIPTOR               \
+          "};\n"                                                                               \
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPES " {" QF_REGISTERS_32             \
+          "}, a, b, add, 1, 1, 1, 1; }"                                                        \
+          : QF_C64(c, 0)                                                                       \
           : "r"(a), "r"(b), "r"(add));                                                         \
     }                                                                                          \
     static __device__ __forceinline__ void add(float (&c)[16][4], const std::uint32_t (&a)[4], \
