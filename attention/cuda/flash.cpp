@@ -218,6 +218,21 @@ RowTensor::RowTensor(const Tensor& tensor)
       aligned(reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && batch % 8 == 0 && head % 8 == 0 &&
               row % 8 == 0 && tensor.shape[3] % 8 == 0) {}
 
+PairDistances::PairDistances(const AttentionProblem& p) {
+  // Distances of keys are between -L and S.
+  const std::int64_t queries = p.q.shape[2], keys = p.k.shape[2];
+  const auto within = [&](std::int64_t distance) {
+    return static_cast<int>(std::clamp<std::int64_t>(distance, -queries - 1, keys + 1));
+  };
+  const int left = p.window[0] < 0 ? static_cast<int>(keys) : within(p.window[0]),
+            right = p.causal
+                        ? 0
+                        : (p.window[1] < 0 ? static_cast<int>(queries) : -within(-p.window[1]));
+  const bool two = info_of(p.score).pairs == 2;
+  low[0] = -right, high[0] = two ? std::min(left, within(p.threshold) - 1) : left;
+  low[1] = std::max(-right, within(p.threshold)), high[1] = left;
+}
+
 FlashForwardCall::FlashForwardCall(const Context& ctx, const AttentionProblem& p)
     : q{RowTensor(p.q), RowTensor(p.q2)},
       k{RowTensor(p.k), RowTensor(p.k2)},
@@ -236,6 +251,7 @@ FlashForwardCall::FlashForwardCall(const Context& ctx, const AttentionProblem& p
       band(queries, keys, p.causal, p.window),
       // Distances lie between -L and S; clamping keeps far_end() from overflowing.
       threshold(std::clamp(p.threshold, -p.q.shape[2], p.k.shape[2])),
+      distances(p),
       options(ctx, p),
       query_norms(nullptr),
       key_norms(nullptr),

@@ -181,11 +181,12 @@ class FlashBackward {
   __device__ __forceinline__ void run_pair(int pair) {
     // Queries that see any of the keys.
     const int last_key = min(first_key_ + kKeys, sequence_.keys) - 1;
-    const int begin = max(first_key_ - offset_ + call_.low[pair], 0),
-              end = min(last_key + 1 - offset_ + call_.high[pair], sequence_.queries);
+    const int begin = max(first_key_ - offset_ + call_.distances.low[pair], 0),
+              end = min(last_key + 1 - offset_ + call_.distances.high[pair], sequence_.queries);
     const int first = begin / kQueries, last = (end - 1) / kQueries;
-    const int count =
-        end > begin && call_.low[pair] <= call_.high[pair] ? (last - first + 1) * call_.group : 0;
+    const int count = end > begin && call_.distances.low[pair] <= call_.distances.high[pair]
+                          ? (last - first + 1) * call_.group
+                          : 0;
     if (pair > 0) __syncthreads();  // dK has left the place of K
     copy_keys(pair);
     Place next{kv_head_ * call_.group, last, 0};

@@ -35,22 +35,13 @@ FlashBackwardCall::FlashBackwardCall(const Context& ctx, const AttentionProblem&
       // Never 0, as in forward: infinity times it must not be NaN.
       scale(static_cast<float>(std::copysign(
           std::max(std::abs(p.scale), double(std::numeric_limits<float>::min())), p.scale))),
+      distances(p),
       parameters{},
       defaults{},
       row_state(floats(p.row_state)),
       d_parameters{},
       d_scale(floats(p.dscale)),
       options(ctx, p) {
-  // Distances of keys are between -L and S.
-  const auto within = [&](std::int64_t distance) {
-    return static_cast<int>(std::clamp<std::int64_t>(distance, -queries - 1, keys + 1));
-  };
-  const int left = p.window[0] < 0 ? keys : within(p.window[0]),
-            right = p.causal ? 0 : (p.window[1] < 0 ? queries : -within(-p.window[1]));
-  const bool two = info_of(p.score).pairs == 2;
-  low[0] = -right, high[0] = two ? std::min(left, within(p.threshold) - 1) : left;
-  low[1] = std::max(-right, within(p.threshold)), high[1] = left;
-
   const auto& infos = find_normalizer(p.normalizer).parameters;
   for (std::size_t i = 0; i < infos.size(); ++i) {
     parameters[i] = floats(p.head_parameters[i]);

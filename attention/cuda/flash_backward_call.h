@@ -36,8 +36,7 @@ struct FlashBackwardCall {
   int queries, keys;                  // L, S; of all sequences when packed
   int dim, value_dim;                 // D, Dv
   float scale;
-  // Query i sees key j of a pair when low <= i + S - L - j <= high: causality, window, threshold.
-  int low[2], high[2];
+  PairDistances distances;
   const float* parameters[kMaxHeadParameters];
   float defaults[kMaxHeadParameters];
   const float* row_state;  // (B, H, L)

@@ -203,7 +203,7 @@ __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::add_query_
     return;
   }
   // As many blocks come before as there are tiles of keys that the queries see and before mine.
-  const int first_seen = max(place.tile * kQueries + offset_ - call_.high[pair], 0);
+  const int first_seen = max(place.tile * kQueries + offset_ - call_.distances.high[pair], 0);
   const unsigned turn = static_cast<unsigned>(sequence_.tile - first_seen / kKeys);
   if (lane_ == 0) wait_for_turn(call_.turns[pair] + block, turn);
   __syncwarp();

@@ -67,7 +67,7 @@ __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::scale_rows
 template <class S, class N, class T, int dim, bool general>
 __device__ __forceinline__ void FlashBackward<S, N, T, dim, general>::hide(Scores& s, int pair,
                                                                            int first) const {
-  const int low = call_.low[pair], high = call_.high[pair];
+  const int low = call_.distances.low[pair], high = call_.distances.high[pair];
   const int warp_first = first_key_ + team_ * kWarpKeys, warp_end = warp_first + kWarpKeys;
   const int nearest = first + offset_ - (warp_end - 1),
             farthest = min(first + kStep, sequence_.queries) - 1 + offset_ - warp_first;

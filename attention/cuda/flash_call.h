@@ -25,6 +25,12 @@ struct RowTensor {
   }
 };
 
+/// Query i sees key j of a pair when low <= i + S - L - j <= high: causality, window, threshold.
+struct PairDistances {
+  int low[2], high[2];
+  explicit PairDistances(const AttentionProblem& problem);
+};
+
 struct FlashForwardCall {
   RowTensor q[2], k[2], v, o;  // [2]: near and far pair
   int heads, group, batch;     // group: query heads per key head; batch: of the tensors
@@ -34,6 +40,7 @@ struct FlashForwardCall {
   bool negative;
   Band band;
   std::int64_t threshold;
+  PairDistances distances;  // what band and threshold say
   FlashOptions options;
   // (B, H, L) and (B, Hk, S) of unit operands; only total_attention asks for those of queries.
   const float *query_norms, *key_norms;

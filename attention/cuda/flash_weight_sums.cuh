@@ -92,9 +92,9 @@ class FlashWeightSums {
   __device__ __forceinline__ void add_pair(int pair) {
     // Keys that some of the queries see.
     const int last = min(first_ + kQueries, sequence_.queries) - 1;
-    const int begin = max(first_ + offset_ - call_.high[pair], 0),
-              end = min(last + offset_ - call_.low[pair] + 1, sequence_.keys);
-    if (begin >= end || call_.low[pair] > call_.high[pair]) return;
+    const int begin = max(first_ + offset_ - call_.distances.high[pair], 0),
+              end = min(last + offset_ - call_.distances.low[pair] + 1, sequence_.keys);
+    if (begin >= end || call_.distances.low[pair] > call_.distances.high[pair]) return;
     __syncthreads();  // everybody is done with the tiles of the first pair
     copy(call_.q[pair], head_, sequence_.first_query, first_, 0, sequence_.queries, call_.dim);
     copy(call_.d_out, head_, sequence_.first_query, first_, kGradientsAt, sequence_.queries,
@@ -123,8 +123,8 @@ class FlashWeightSums {
         if (row(r) < sequence_.queries) factor[r] *= call_.inverse_q[head_rows_ + row(r)];
     // Whether all of the warp's queries see all of the keys.
     const bool whole = warp_first_ + 16 <= sequence_.queries && first + kKeys <= sequence_.keys &&
-                       warp_first_ + offset_ - (first + kKeys - 1) >= call_.low[pair] &&
-                       warp_first_ + 15 + offset_ - first <= call_.high[pair];
+                       warp_first_ + offset_ - (first + kKeys - 1) >= call_.distances.low[pair] &&
+                       warp_first_ + 15 + offset_ - first <= call_.distances.high[pair];
 #pragma unroll
     for (int n = 0; n < kKeys / 8; ++n) {
       std::uint32_t kept = 15;
@@ -152,8 +152,8 @@ class FlashWeightSums {
 
   __device__ __forceinline__ bool sees(int pair, int i, int j) const {
     const int distance = i + offset_ - j;
-    return i < sequence_.queries && j < sequence_.keys && distance >= call_.low[pair] &&
-           distance <= call_.high[pair];
+    return i < sequence_.queries && j < sequence_.keys && distance >= call_.distances.low[pair] &&
+           distance <= call_.distances.high[pair];
   }
 
   __device__ __forceinline__ void add(int r, const Element<float>& element) {

@@ -56,9 +56,9 @@ class HopperBackwardCopies {
     copy_keys(pair);
     const int offset = call_.keys - call_.queries,
               last_key = min(tile_.first_key + kKeys, call_.keys) - 1;
-    const int begin = max(tile_.first_key - offset + call_.low[pair], 0),
-              end = min(last_key + 1 - offset + call_.high[pair], call_.queries);
-    const bool any = end > begin && call_.low[pair] <= call_.high[pair];
+    const int begin = max(tile_.first_key - offset + call_.distances.low[pair], 0),
+              end = min(last_key + 1 - offset + call_.distances.high[pair], call_.queries);
+    const bool any = end > begin && call_.distances.low[pair] <= call_.distances.high[pair];
     const int first = any ? begin / kQueries : 0, last = any ? (end - 1) / kQueries : 0,
               heads = any ? call_.group : 1,
               common = (pair == 0 ? 0 : QueryTile::kFar) | (any ? 0 : QueryTile::kNothing);

@@ -24,8 +24,9 @@ __device__ __forceinline__ void HopperBackward<S, N, T, dim>::add_queries(
   if (turns != nullptr) {
     // As many blocks come before as there are tiles of keys that the queries see and before mine.
     counter = turns + slot * kBlocks + (dim == 64 ? warp_ : group_ * 4 + warp_);
-    const int first_seen =
-        max(tile.first_query + call_.keys - call_.queries - call_.high[far ? S::pairs - 1 : 0], 0);
+    const int first_seen = max(tile.first_query + call_.keys - call_.queries -
+                                   call_.distances.high[far ? S::pairs - 1 : 0],
+                               0);
     turn = static_cast<unsigned>(tile.key_slot - first_seen / kKeys);
     if (lane_ == 0) wait_for_turn(counter, turn);
     __syncwarp();

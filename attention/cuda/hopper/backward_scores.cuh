@@ -15,16 +15,18 @@ __device__ __forceinline__ bool HopperBackward<S, N, T, dim>::hides() const {
             end = first + 16;
   const int nearest = tile_.first_query + offset - (end - 1),
             farthest = min(tile_.first_query + kQueries, call_.queries) - 1 + offset - first;
-  return nearest < call_.low[pair] || farthest > call_.high[pair] || end > call_.keys;
+  return nearest < call_.distances.low[pair] || farthest > call_.distances.high[pair] ||
+         end > call_.keys;
 }
 
 template <class S, class N, class T, int dim>
 __device__ __forceinline__ void HopperBackward<S, N, T, dim>::hide(Scores& s, float value) const {
   const int pair = tile_.flags & QueryTile::kFar ? S::pairs - 1 : 0;
   // An empty interval hides all.
-  const unsigned width = static_cast<unsigned>(max(call_.high[pair] - call_.low[pair] + 1, 0));
+  const unsigned width =
+      static_cast<unsigned>(max(call_.distances.high[pair] - call_.distances.low[pair] + 1, 0));
   const int key = own_key(), distance = tile_.first_query + call_.keys - call_.queries +
-                                        lane_ % 4 * 2 - key - call_.low[pair];
+                                        lane_ % 4 * 2 - key - call_.distances.low[pair];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const bool exists = key + r * 8 < call_.keys;

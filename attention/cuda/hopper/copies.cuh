@@ -8,7 +8,6 @@
 #include "attention/cuda/hopper/copy.cuh"
 #include "attention/cuda/hopper/shape.cuh"
 #include "attention/cuda/hopper/tiles.cuh"
-#include "attention/cuda/visible.cuh"
 
 namespace quietformer::cuda {
 
@@ -29,27 +28,22 @@ class HopperCopies {
     typename Shape::KeyRing kv;
 #pragma unroll 1
     for (Tiles tiles(all); tiles.next(all);) {
-      wait_for(Shape::q_empty(shared, q.stage), q.parity ^ 1);
+      wait_for(Shape::q_empty(shared, q.stage, 0), q.parity ^ 1);
       const TilePlan plan = plan_tile(all, tiles, Shape::plan(shared, q.stage));
-      __syncwarp();
-      const int first_row = plan.tile * Shape::kRows, kv_head = plan.head / call.group;
-      if (leader) {
-        const std::uint32_t q_full = Shape::q_full(shared, q.stage);
-        arrive_expecting(q_full, S::pairs * Shape::kQueryBytes);
-        std::uint32_t to = shared + Shape::kQ + q.stage * S::pairs * Shape::kQueryBytes;
-#pragma unroll 1
-        for (int pair = 0; pair < S::pairs; ++pair)
-#pragma unroll 1
-          for (int group = 0; group < Shape::kGroups; ++group)
-            for (int half = 0; half < kHalves; ++half, to += 64 * 128)
-              copy_box(to, all.q[pair], half * 64, first_row + group * 64, plan.head, plan.batch,
-                       q_full);
-      }
-      q.next();
+      copy_queries(all, shared, plan, q.stage, 0);
+      const int kv_head = plan.head / call.group;
       const float* const norms =
           call.key_norms + (std::int64_t{plan.batch} * kv_heads + kv_head) * norm_stride(call.keys);
+      int pair = 0;  // whose queries are under way
+      const auto follow = [&](int to) {
+        if (S::pairs == 1 || pair == to) return;
+        pair = to;
+        wait_for(Shape::q_empty(shared, q.stage, pair), q.parity ^ 1);
+        copy_queries(all, shared, plan, q.stage, pair);
+      };
 #pragma unroll 1
       for (KeyTilesOf keys(plan); keys.next(); kv.next()) {
+        follow(keys.pair);
         const std::uint32_t k = shared + Shape::kK + kv.stage * Shape::kKeyBytes,
                             v = shared + Shape::kV + kv.stage * Shape::kKeyBytes,
                             k_full = Shape::k_full(shared, kv.stage),
@@ -72,15 +66,33 @@ class HopperCopies {
                      v_full);
         }
       }
+      follow(S::pairs - 1);  // or nobody would say that there are no far keys
+      q.next();
     }
-    wait_for(Shape::q_empty(shared, q.stage), q.parity ^ 1);
-    if (leader) {
-      store_plan(Shape::plan(shared, q.stage), {-1, 0, 0, 0, {}, {}});
-      arrive(Shape::q_full(shared, q.stage));
-    }
+    wait_for(Shape::q_empty(shared, q.stage, 0), q.parity ^ 1);
+    if (leader) store_plan(Shape::plan(shared, q.stage), {-1, 0, 0, 0, {}, {}});
+    arrive(Shape::q_full(shared, q.stage, 0));
   }
 
  private:
+  /// Those of a pair, and with the first what was planned: all lanes wrote of it.
+  static __device__ __forceinline__ void copy_queries(const HopperForwardCall& all,
+                                                      std::uint32_t shared, const TilePlan& plan,
+                                                      int stage, int pair) {
+    const std::uint32_t full = Shape::q_full(shared, stage, pair);
+    if (threadIdx.x != 0) {
+      if (pair == 0) arrive(full);
+      return;
+    }
+    arrive_expecting(full, Shape::kQueryBytes);
+    std::uint32_t to = shared + Shape::kQ + (stage * S::pairs + pair) * Shape::kQueryBytes;
+#pragma unroll 1
+    for (int group = 0; group < Shape::kGroups; ++group)
+      for (int half = 0; half < kHalves; ++half, to += 64 * 128)
+        copy_box(to, all.q[pair], half * 64, plan.tile * Shape::kRows + group * 64, plan.head,
+                 plan.batch, full);
+  }
+
   /// Plans a tile of queries for everybody: lanes compute what groups would compute one by one.
   static __device__ __forceinline__ TilePlan plan_tile(const HopperForwardCall& all,
                                                        const Tiles& tiles, std::uint32_t to) {
@@ -90,10 +102,8 @@ class HopperCopies {
     static_assert(kParts <= 16);
     const bool group = lane < 16;  // lanes 16 and 17: all rows
     const int pair = lane % S::pairs;
-    const FlashSequence sequence{tiles.batch, tiles.batch, 0, call.queries, 0, call.keys, 0};
-    const auto reach = VisibleKeys<S>::template reach<false>(
-        call, sequence, pair, first_row + (group ? lane / S::pairs * 64 : 0),
-        group ? 64 : Shape::kRows);
+    const Reach reach = Reach::of(call, pair, first_row + (group ? lane / S::pairs * 64 : 0),
+                                  group ? 64 : Shape::kRows);
     if (lane < kParts)
       store_shared(to + Shape::kReaches + lane * 16, {word(reach.begin), word(reach.end),
                                                       word(reach.all_begin), word(reach.all_end)});

@@ -83,8 +83,22 @@ __device__ __forceinline__ void copy_bytes(std::uint32_t to, const void* from, i
       : "memory");
 }
 
-/// What this thread read and wrote in shared memory comes before what TMA writes there, for whom a
-/// barrier joins behind this.
+/// Starts copying a box back, from `from`, what lies outside of the tensor left out. One thread.
+__device__ __forceinline__ void store_box(const TensorMap& map, std::uint32_t from, int feature,
+                                          int row, int head, int batch) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(
+          &map),
+      "r"(from), "r"(feature), "r"(row), "r"(head), "r"(batch)
+      : "memory");
+}
+/// Until all boxes that this thread has stored are read.
+__device__ __forceinline__ void wait_for_stored() {
+  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+/// What this thread read and wrote in shared memory comes before what TMA reads and writes there,
+/// for whom a barrier joins behind this.
 __device__ __forceinline__ void fence_before_boxes() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -44,7 +44,8 @@ class HopperForward : HopperScores<S, N, T, dim> {
   using Base::lane_, Base::group_, Base::warp_, Base::call_, Base::head_, Base::batch_,
       Base::first_row_, Base::begin_, Base::end_, Base::all_begin_, Base::all_end_,
       Base::parameters_, Base::row_scale_, Base::partial_, Base::factor_;
-  using Base::of_pair, Base::pack, Base::scale_columns, Base::stay_behind_weights, Base::weigh_tile;
+  using Base::of_pair, Base::clear_rows, Base::pack, Base::scale_columns, Base::stay_behind_weights,
+      Base::weigh_tile;
   using typename Base::KeyTilesOf;
   using typename Base::Partial;
   using typename Base::Row;
@@ -58,8 +59,10 @@ class HopperForward : HopperScores<S, N, T, dim> {
     if (threadIdx.x == 0) {
       const int computing = Shape::kGroups * 4;  // warps
       for (int stage = 0; stage < Shape::kQueryStages; ++stage) {
-        start_barrier(Shape::q_full(shared, stage), 1);
-        start_barrier(Shape::q_empty(shared, stage), computing);
+        for (int pair = 0; pair < S::pairs; ++pair) {
+          start_barrier(Shape::q_full(shared, stage, pair), pair == 0 ? 32 : 1);
+          start_barrier(Shape::q_empty(shared, stage, pair), computing * 32);
+        }
       }
       for (int stage = 0; stage < Shape::kKeyStages; ++stage) {
         start_barrier(Shape::k_full(shared, stage), 1);
@@ -75,23 +78,23 @@ class HopperForward : HopperScores<S, N, T, dim> {
       if (threadIdx.x < 32) HopperCopies<S, N, dim>::run(all, shared);
     } else {
       take_registers<Shape::kRegisters>();
-      HopperForward(all.call, shared).compute_all();
+      HopperForward(all, shared).compute_all();
     }
   }
 
  private:
-  __device__ __forceinline__ HopperForward(const FlashForwardCall& call, std::uint32_t shared)
-      : Base(call), shared_(shared) {}
+  __device__ __forceinline__ HopperForward(const HopperForwardCall& all, std::uint32_t shared)
+      : Base(all.call), all_(all), shared_(shared) {}
 
   __device__ __forceinline__ void compute_all() {
 #pragma unroll 1
     for (;; q_.next()) {
-      wait_for(Shape::q_full(shared_, q_.stage), q_.parity);
+      wait_for(Shape::q_full(shared_, q_.stage, 0), q_.parity);
       const std::uint32_t at = Shape::plan(shared_, q_.stage);
       std::uint32_t words[4];
       load_shared(words, at);
       const int tile = static_cast<int>(words[0]);
-      if (tile < 0) return;
+      if (tile < 0) break;
       head_ = static_cast<int>(words[1]), batch_ = static_cast<int>(words[2]);
       first_row_ = tile * Shape::kRows + group_ * 64 + warp_ * 16;
       load_shared(words, at + Shape::kParameters);
@@ -113,16 +116,24 @@ class HopperForward : HopperScores<S, N, T, dim> {
       for (auto& block : o_)
 #pragma unroll
         for (float& value : block) value = 0;
-      partial_[0] = partial_[1] = Partial{};
+      clear_rows();
+      far_ = false;
       queries_ = shared_ + Shape::kQ + q_.stage * S::pairs * Shape::kQueryBytes +
                  group_ * Shape::kGroupBytes;
       if constexpr (kUnit) load_row_scales();
       add_keys(KeyTilesOf(plan));
+      if (S::pairs == 2 && !far_) turn_to_far();
       finish();
-      fence_before_boxes();
-      __syncwarp();
-      if (lane_ == 0) arrive(Shape::q_empty(shared_, q_.stage));
     }
+    release_stored();
+  }
+
+  /// The group is done with the queries of the near pair, and waits for those of the far one.
+  __device__ __forceinline__ void turn_to_far() {
+    far_ = true;
+    arrive(Shape::q_empty(shared_, q_.stage, 0));
+    release_stored();
+    wait_for(Shape::q_full(shared_, q_.stage, S::pairs - 1), q_.parity);
   }
 
   __device__ __forceinline__ void load_row_scales() {
@@ -159,6 +170,7 @@ class HopperForward : HopperScores<S, N, T, dim> {
     Weights p;
     typename Shape::KeyRing v = kv_;  // of the tile whose weights are P
     start_scores(s, keys.pair);
+    release_stored();
     wait_for_products<0>();
     keep_in_place(s);
     free_keys(s);
@@ -208,7 +220,8 @@ class HopperForward : HopperScores<S, N, T, dim> {
   }
 
   /// S = Q K^T of the stage that kv_ names.
-  __device__ __forceinline__ void start_scores(Scores& s, int pair) const {
+  __device__ __forceinline__ void start_scores(Scores& s, int pair) {
+    if (S::pairs == 2 && pair == 1 && !far_) turn_to_far();
     wait_for(Shape::k_full(shared_, kv_.stage), kv_.parity);
     const std::uint32_t keys = shared_ + Shape::kK + kv_.stage * Shape::kKeyBytes;
     const std::uint32_t a = tile_descriptor(queries_ + pair * Shape::kQueryBytes),
@@ -270,9 +283,11 @@ class HopperForward : HopperScores<S, N, T, dim> {
       const float own_scale = N::scale(own, parameters_);
 #pragma unroll
       for (int r = 0; r < 2; ++r) scale[r] = __shfl_sync(0xFFFFFFFFu, own_scale, lane_ / 4 * 4 + r);
+      write_output(scale);
       if (lane_ % 4 < 2) write_row(first_row_ + lane_ % 4 * 8 + lane_ / 4, own, sum * own_scale);
+    } else {
+      write_output(scale);
     }
-    write_output(scale);
   }
 
   __device__ __forceinline__ void write_row(int i, const Partial& partial, float row_sum) const {
@@ -288,32 +303,49 @@ class HopperForward : HopperScores<S, N, T, dim> {
     if (call_.sink_mass != nullptr) call_.sink_mass[at] = outputs.sink_mass;
   }
 
-  /// Through the warp's rows of Q, which all products of the group are done with, so that rows
-  /// leave in whole chunks.
-  __device__ __forceinline__ void write_output(const float (&scale)[2]) const {
+  /// Through the warp's rows of Q of the last pair, which all products of the group are done with.
+  __device__ __forceinline__ void write_output(const float (&scale)[2]) {
+    release_stored();
+    const std::uint32_t rows = queries_ + (S::pairs - 1) * Shape::kQueryBytes + warp_ * (16 * 128);
+    // Matrices: rows 0 and 8, of features 0 and 8.
+    const int row = lane_ / 8 % 2 * 8 + lane_ % 8, chunk = lane_ / 16;
 #pragma unroll
-    for (int r = 0; r < 2; ++r)
-#pragma unroll
-      for (int n = 0; n < dim / 8; ++n)
-        store_shared(query_chunk(warp_ * 16 + r * 8 + lane_ / 4, n) + lane_ % 4 * 4,
-                     T::pack(o_[n][r * 2] * scale[r], o_[n][r * 2 + 1] * scale[r]));
-    __syncwarp();
-    std::uint16_t* const rows = call_.o.rows(batch_, head_) + first_row_ * call_.o.row;
-#pragma unroll 4
-    for (int i = lane_; i < 16 * (dim / 8); i += 32) {
-      const int row = i / (dim / 8), chunk = i % (dim / 8);
-      if (first_row_ + row >= call_.queries || chunk * 8 >= call_.value_dim) continue;
+    for (int n = 0; n < dim / 8; n += 2) {
       std::uint32_t words[4];
-      load_shared(words, query_chunk(warp_ * 16 + row, chunk));
-      *reinterpret_cast<uint4*>(rows + row * call_.o.row + chunk * 8) =
-          make_uint4(words[0], words[1], words[2], words[3]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        words[i] = T::pack(o_[n + i / 2][i % 2 * 2] * scale[i % 2],
+                           o_[n + i / 2][i % 2 * 2 + 1] * scale[i % 2]);
+      store_matrices(rows + n / 8 * (64 * 128) + row * 128 + (((n + chunk) ^ row) & 7) * 16, words);
+    }
+    fence_before_boxes();
+    __syncwarp();
+    if (lane_ == 0) {
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half)
+        store_box(all_.o, rows + half * (64 * 128), half * 64, first_row_, head_, batch_);
+      stored_ = q_.stage;
+    } else {
+      arrive(Shape::q_empty(shared_, q_.stage, S::pairs - 1));
     }
   }
 
+  /// Gives back rows of Q whose output is on its way: not before TMA has read it, which takes the
+  /// time of some products.
+  __device__ __forceinline__ void release_stored() {
+    if (stored_ < 0) return;
+    wait_for_stored();
+    arrive(Shape::q_empty(shared_, stored_, S::pairs - 1));
+    stored_ = -1;
+  }
+
+  const HopperForwardCall& all_;
   const std::uint32_t shared_;
   typename Shape::QueryRing q_;
   typename Shape::KeyRing kv_;
   std::uint32_t queries_;  // the group's rows of Q in shared memory
+  bool far_;               // its products are of the far pair
+  int stored_ = -1;        // lane 0: the stage of Q whose output TMA has not read yet
   float o_[dim / 8][4];
 };
 

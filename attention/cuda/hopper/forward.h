@@ -32,7 +32,7 @@ void placed_inverse_norms(const Context& ctx, float* out, const Tensor& x);
 /// A call and how TMA finds its tensors.
 struct HopperForwardCall {
   FlashForwardCall call;
-  TensorMap q[2], k[2], v;
+  TensorMap q[2], k[2], v, o;
   int tiles;  // of query rows in a head
   bool
       paired;  // the first tile of a head goes with the last, the second with the last but one, ...

@@ -19,7 +19,7 @@ void launch_hopper_forward(const Context& ctx, const FlashForwardCall& call,
                            void (*kernel)(HopperForwardCall)) {
   using Shape = HopperShape<S, dim>;
   const CurrentDevice current(ctx.device);
-  HopperForwardCall all{call, {}, {}, {}, 0, false};
+  HopperForwardCall all{call, {}, {}, {}, {}, 0, false};
   all.tiles = (call.queries + Shape::kRows - 1) / Shape::kRows;
   const std::int64_t heads = std::int64_t{call.heads} * call.batch;
   const int most = multiprocessors(ctx.device);
@@ -35,6 +35,7 @@ void launch_hopper_forward(const Context& ctx, const FlashForwardCall& call,
         row_map(ctx, call.k[pair], call.batch, kv_heads, call.keys, call.dim, Shape::kKeys);
   }
   all.v = row_map(ctx, call.v, call.batch, kv_heads, call.keys, call.value_dim, Shape::kKeys);
+  all.o = row_map(ctx, call.o, call.batch, call.heads, call.queries, call.value_dim, 16);
   check_cuda(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
       "attention forward", ctx.device);

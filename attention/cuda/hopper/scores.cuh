@@ -5,7 +5,6 @@
 
 #include "attention/cuda/hopper/shape.cuh"
 #include "attention/cuda/hopper/tiles.cuh"
-#include "attention/cuda/visible.cuh"
 #include "attention/normalizer/normalizer.h"
 #include "core/math.h"
 
@@ -15,7 +14,6 @@ template <class S, class N, class T, int dim>
 class HopperScores {
  protected:
   using Shape = HopperShape<S, dim>;
-  using Visible = VisibleKeys<S>;
   using Parameters = typename N::template Parameters<float>;
   static constexpr bool kUnit = Shape::kUnit;
   static constexpr int kKeys = Shape::kKeys;
@@ -42,6 +40,8 @@ class HopperScores {
       dim <= 64 && requires(float (&x)[4], typename N::template Parameters<float> p) {
     N::weights_of_products(x, 1.0f, Row{}, p);
   };
+  // Cosines bound scores: where exp of the bound and sums of it fit, rows need no reference.
+  static constexpr bool kMayBeBounded = kUnit && N::row_normalised && std::is_same_v<T, Bf16>;
   static constexpr bool kKnowsSmall =
       !kUnit && dim <= 64 && requires(typename N::template Parameters<float> p) {
     N::small_up_to(p);
@@ -52,14 +52,22 @@ class HopperScores {
         lane_(static_cast<int>(threadIdx.x) % 32),
         group_(static_cast<int>(threadIdx.x) / 128 - 1),
         warp_(static_cast<int>(threadIdx.x) / 32 % 4),
-        all_lanes_(__activemask()) {}
+        all_lanes_(__activemask()),
+        bounded_(kMayBeBounded && call.scale <= 32) {}
+
+  __device__ __forceinline__ void clear_rows() {
+    partial_[0] = partial_[1] = Partial{};
+    if constexpr (kMayBeBounded)
+      if (bounded_) partial_[0] = partial_[1] = N::prepared(0.0f);
+  }
 
   /// Products, columns scaled, to weights. True where O must be multiplied by factor_.
   __device__ __forceinline__ bool weigh_tile(Scores& s, const KeyTilesOf& keys) {
     if (keys.first < of_pair(all_begin_, keys) || keys.first + kKeys > of_pair(all_end_, keys))
       hide(s, keys);
     bool raised = false;
-    if constexpr (N::row_normalised) raised = follow(s);
+    if constexpr (N::row_normalised)
+      if (!bounded_) raised = follow(s);
     if constexpr (kKnowsSmall) {
       if (all_small(s)) {
         weigh<true>(s);
@@ -95,16 +103,16 @@ class HopperScores {
   }
 
   __device__ __forceinline__ void hide(Scores& s, const KeyTilesOf& keys) const {
-    const FlashSequence sequence{batch_, batch_, 0, call_.queries, 0, call_.keys, 0};
+    const PairDistances& distances = call_.distances;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const KeyRange range =
-          Visible::template of<false>(call_, sequence, keys.pair, first_row_ + r * 8 + lane_ / 4);
-      const int begin = columns_before(static_cast<int>(range.begin) - keys.first),
-                end = columns_before(static_cast<int>(range.end) - keys.first);
+      const int position = first_row_ + r * 8 + lane_ / 4 + call_.keys - call_.queries - keys.first;
+      const int begin = columns_before(position - distances.high[keys.pair]),
+                end = columns_before(
+                    min(position - distances.low[keys.pair] + 1, call_.keys - keys.first));
       // Bit i: column i is visible.
-      const auto visible = static_cast<std::uint32_t>((std::uint64_t{1} << end) - 1) &
-                           ~static_cast<std::uint32_t>((std::uint64_t{1} << begin) - 1);
+      std::uint32_t visible;
+      asm("bmsk.clamp.b32 %0, %1, %2;" : "=r"(visible) : "r"(begin), "r"(max(end - begin, 0)));
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
@@ -216,6 +224,7 @@ class HopperScores {
   const FlashForwardCall& call_;
   const int lane_, group_, warp_;
   const unsigned all_lanes_;
+  const bool bounded_;
 
   // Of the tile of queries.
   int head_, batch_, first_row_;                 // of the warp

@@ -31,23 +31,25 @@ struct HopperShape {
                        kV = kK + kKeyStages * kKeyBytes, kNorms = kV + kKeyStages * kKeyBytes,
                        kPlans = kNorms + kKeyStages * kNormBytes,
                        kBarriers = kPlans + kQueryStages * kPlanBytes;
-  static constexpr int kBytes = kBarriers + (2 * kQueryStages + 4 * kKeyStages) * 8;
+  static constexpr int kBytes = kBarriers + (2 * kQueryStages * S::pairs + 4 * kKeyStages) * 8;
 
   using QueryRing = Ring<kQueryStages>;
   using KeyRing = Ring<kKeyStages>;
 
-  // Full and empty barriers of each stage.
-  static __device__ __forceinline__ std::uint32_t q_full(std::uint32_t shared, int stage) {
-    return shared + kBarriers + stage * 8;
+  // Full and empty barriers of each stage, of Q for each pair.
+  static __device__ __forceinline__ std::uint32_t q_full(std::uint32_t shared, int stage,
+                                                         int pair) {
+    return shared + kBarriers + (stage * S::pairs + pair) * 8;
   }
-  static __device__ __forceinline__ std::uint32_t q_empty(std::uint32_t shared, int stage) {
-    return q_full(shared, kQueryStages + stage);
+  static __device__ __forceinline__ std::uint32_t q_empty(std::uint32_t shared, int stage,
+                                                          int pair) {
+    return q_full(shared, kQueryStages + stage, pair);
   }
   static __device__ __forceinline__ std::uint32_t plan(std::uint32_t shared, int stage) {
     return shared + kPlans + stage * kPlanBytes;
   }
   static __device__ __forceinline__ std::uint32_t k_full(std::uint32_t shared, int stage) {
-    return q_full(shared, 2 * kQueryStages + stage);
+    return q_full(shared, 2 * kQueryStages, 0) + stage * 8;
   }
   static __device__ __forceinline__ std::uint32_t k_empty(std::uint32_t shared, int stage) {
     return k_full(shared, kKeyStages + stage);
