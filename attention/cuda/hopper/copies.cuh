@@ -66,7 +66,12 @@ class HopperCopies {
                      v_full);
         }
       }
-      follow(S::pairs - 1);  // or nobody would say that there are no far keys
+      // Nobody reads queries of the far pair when there are no keys for them, but the output leaves
+      // through their place.
+      if (S::pairs == 2 && pair == 0) {
+        wait_for(Shape::q_empty(shared, q.stage, 1), q.parity ^ 1);
+        if (leader) arrive(Shape::q_full(shared, q.stage, 1));
+      }
       q.next();
     }
     wait_for(Shape::q_empty(shared, q.stage, 0), q.parity ^ 1);

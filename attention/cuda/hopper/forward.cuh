@@ -117,7 +117,7 @@ class HopperForward : HopperScores<S, N, T, dim> {
 #pragma unroll
         for (float& value : block) value = 0;
       clear_rows();
-      far_ = false;
+      near_done_ = far_ = false;
       queries_ = shared_ + Shape::kQ + q_.stage * S::pairs * Shape::kQueryBytes +
                  group_ * Shape::kGroupBytes;
       if constexpr (kUnit) load_row_scales();
@@ -128,10 +128,10 @@ class HopperForward : HopperScores<S, N, T, dim> {
     release_stored();
   }
 
-  /// The group is done with the queries of the near pair, and waits for those of the far one.
+  /// Waits for the queries of the far pair, where the output will pass, too.
   __device__ __forceinline__ void turn_to_far() {
     far_ = true;
-    arrive(Shape::q_empty(shared_, q_.stage, 0));
+    if (!near_done_) arrive(Shape::q_empty(shared_, q_.stage, 0));
     release_stored();
     wait_for(Shape::q_full(shared_, q_.stage, S::pairs - 1), q_.parity);
   }
@@ -173,7 +173,7 @@ class HopperForward : HopperScores<S, N, T, dim> {
     release_stored();
     wait_for_products<0>();
     keep_in_place(s);
-    free_keys(s);
+    free_keys(s, keys);
     weigh_tile(s, keys);
     pack(p, s);
 #pragma unroll 1
@@ -183,7 +183,7 @@ class HopperForward : HopperScores<S, N, T, dim> {
       start_values(p, v);
       wait_for_products<1>();
       keep_in_place(s);
-      free_keys(s);
+      free_keys(s, keys);
       const bool rescale = weigh_tile(s, keys);
       keep_in_place(s);
       stay_behind_weights(s);
@@ -247,10 +247,15 @@ class HopperForward : HopperScores<S, N, T, dim> {
     commit_products();
   }
 
-  /// Of finished products, whose keys nobody in the warp reads any more.
-  __device__ __forceinline__ void free_keys(Scores& s) {
+  /// Of finished products, whose keys nobody in the warp reads any more; behind the last of the
+  /// near pair neither its queries, so that those of the next tile come early.
+  __device__ __forceinline__ void free_keys(Scores& s, const KeyTilesOf& keys) {
     if constexpr (kUnit) scale_columns(s, shared_ + Shape::kNorms + kv_.stage * Shape::kNormBytes);
     release(Shape::k_empty(shared_, kv_.stage));
+    if (S::pairs == 2 && keys.pair == 0 && keys.first + kKeys >= end_[0]) {
+      near_done_ = true;
+      arrive(Shape::q_empty(shared_, q_.stage, 0));
+    }
     kv_.next();
   }
 
@@ -344,7 +349,7 @@ class HopperForward : HopperScores<S, N, T, dim> {
   typename Shape::QueryRing q_;
   typename Shape::KeyRing kv_;
   std::uint32_t queries_;  // the group's rows of Q in shared memory
-  bool far_;               // its products are of the far pair
+  bool near_done_, far_;   // queries of the near pair are given back; those of the far one are here
   int stored_ = -1;        // lane 0: the stage of Q whose output TMA has not read yet
   float o_[dim / 8][4];
 };
