@@ -75,6 +75,10 @@ inline void set(const Tensor& tensor, std::int64_t flat, double value) {
 }
 
 inline void fill(const Tensor& tensor, double value) {
+  if (tensor.dtype == DType::u8 && tensor.contiguous()) {  // guarded memory: hundreds of MB
+    std::memset(tensor.data, std::uint8_t(value), std::size_t(tensor.bytes()));
+    return;
+  }
   for (std::int64_t i = 0; i < tensor.count(); ++i) set(tensor, i, value);
 }
 
@@ -108,7 +112,10 @@ inline OwnedTensor from_values(DType dtype, const Shape& shape, const std::vecto
 /// A contiguous copy, in another type if wanted.
 inline OwnedTensor copy_as(const Tensor& tensor, DType dtype) {
   OwnedTensor copy(dtype, tensor.shape);
-  for (std::int64_t i = 0; i < tensor.count(); ++i) set(copy, i, get(tensor, i));
+  if (dtype == tensor.dtype && tensor.contiguous())
+    std::memcpy(copy.view().data, tensor.data, std::size_t(tensor.bytes()));
+  else
+    for (std::int64_t i = 0; i < tensor.count(); ++i) set(copy, i, get(tensor, i));
   return copy;
 }
 inline OwnedTensor copy_of(const Tensor& tensor) {
