@@ -152,7 +152,10 @@ double largest_norm(const Tensor& tensor) {
   double largest = 0;
   for (std::int64_t i = 0, D = tensor.shape[3]; i < tensor.count(); i += D) {
     double squares = 0;
-    for (std::int64_t d = 0; d < D; ++d) squares += std::pow(test::get(tensor, i + d), 2);
+    for (std::int64_t d = 0; d < D; ++d) {
+      const double x = test::get(tensor, i + d);
+      squares += x * x;
+    }
     largest = std::max(largest, squares);
   }
   return std::sqrt(largest);
