@@ -9,12 +9,12 @@
 #include "analysis/glob.h"
 #include "analysis/gpu_sites.h"
 #include "analysis/site_cut.h"
+#include "core/math.h"
 #include "core/parallel.h"
 
 namespace quietformer {
 namespace {
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr double kSigmas = 6;
 constexpr std::int64_t kChunk = 32 * 1024;                      // numbers per task
 constexpr std::string_view kMean = "/mean", kSigma = "/sigma";  // of names in state()
@@ -57,7 +57,7 @@ void SampleSums::merge(const SampleSums& other) {
 }
 
 double SampleSums::average(double SampleSums::*sum) const {
-  return samples > 0 ? this->*sum / static_cast<double>(samples) : kNaN;
+  return samples > 0 ? this->*sum / static_cast<double>(samples) : math::kNaN<double>;
 }
 
 ActivationStatistics::ActivationStatistics(const AnalysisConfig& config, std::int64_t heads)
@@ -268,7 +268,7 @@ double mean_mass(std::span<const SiteStatistics> sites, std::string_view mass) {
     sum += site.all.average(&SampleSums::mean);
     ++layers;
   }
-  return layers > 0 ? sum / static_cast<double>(layers) : kNaN;
+  return layers > 0 ? sum / static_cast<double>(layers) : math::kNaN<double>;
 }
 
 }  // namespace quietformer

@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/math.h"
 #include "core/parallel.h"
 
 namespace quietformer {
 namespace {
-
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 /// The part of a dimension, unless it is broadcast or the tensor absent.
 Tensor cut(const Tensor& tensor, int dim, std::int64_t begin, std::int64_t size) {
@@ -147,7 +146,7 @@ void AttentionProfiler::add_part(const Context& given, Layer& layer,
 
 std::vector<AttentionProfile> AttentionProfiler::profiles() const {
   const auto mean = [](double sum, std::int64_t count) {
-    return count > 0 ? sum / static_cast<double>(count) : kNaN;
+    return count > 0 ? sum / static_cast<double>(count) : math::kNaN<double>;
   };
   std::vector<AttentionProfile> profiles;
   for (const Layer& layer : layers_) {

@@ -2,16 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "analysis/glob.h"
 #include "analysis/site_cut.h"
+#include "core/math.h"
 #include "core/parallel.h"
 
 namespace quietformer {
 namespace {
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr std::int64_t kStretch = 16 * 1024;  // numbers per task
 constexpr std::string_view kHidden = "blocks.*.output";
 
@@ -154,7 +153,7 @@ OutlierDimensions FinalStatistics::outliers() const {
 
 FinalResults FinalStatistics::results() const {
   const auto mean = [](double sum, std::int64_t count) {
-    return count > 0 ? sum / static_cast<double>(count) : kNaN;
+    return count > 0 ? sum / static_cast<double>(count) : math::kNaN<double>;
   };
   FinalResults results;
   for (const Site& site : sites_) {

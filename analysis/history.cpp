@@ -9,12 +9,12 @@
 #include "analysis/quantities.h"
 #include "core/file.h"
 #include "core/hdf5.h"
+#include "core/math.h"
 #include "core/sealed_file.h"
 
 namespace quietformer {
 namespace {
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr SealKind kKind{"quietformer statistics", 1};
 
 Tensor view(std::vector<double>& values, const Shape& shape) {
@@ -43,7 +43,8 @@ void StatisticsHistory::append(const std::string& path, std::string_view meaning
     series.width = static_cast<std::int64_t>(values.size());
   }
   QF_EXPECTS(series.width == static_cast<std::int64_t>(values.size()));
-  series.values.resize(rows_before * values.size(), kNaN);  // steps without this series
+  // Steps without this series.
+  series.values.resize(rows_before * values.size(), math::kNaN<double>);
   series.values.insert(series.values.end(), values.begin(), values.end());
 }
 
@@ -65,7 +66,7 @@ std::vector<double> StatisticsHistory::series(const std::string& path) const {
   const auto found = series_.find(path);
   if (found == series_.end()) return {};
   std::vector<double> values = found->second.values;
-  values.resize(steps_.size() * static_cast<std::size_t>(found->second.width), kNaN);
+  values.resize(steps_.size() * static_cast<std::size_t>(found->second.width), math::kNaN<double>);
   return values;
 }
 

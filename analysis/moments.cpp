@@ -5,12 +5,12 @@
 #include <vector>
 
 #include "analysis/merge.h"
+#include "core/math.h"
 #include "core/parallel.h"
 
 namespace quietformer {
 namespace {
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr int kBlock = 1024;                // 8 KiB of doubles: stays in the first-level cache
 constexpr std::int64_t kChunk = 64 * 1024;  // per task, a multiple of kBlock
 
@@ -56,7 +56,8 @@ Moments block_moments(const T* x, int n, const OutlierLimits& limits) {
   block.max_abs = std::max(std::abs(static_cast<double>(low)), std::abs(static_cast<double>(high)));
   if (!std::isfinite(m2)) {
     // Comparisons pass over NaN; a NaN must show in the maximum too.
-    if (std::any_of(x, x + n, [](T value) { return std::isnan(value); })) block.max_abs = kNaN;
+    if (std::any_of(x, x + n, [](T value) { return std::isnan(value); }))
+      block.max_abs = math::kNaN<double>;
   }
   if (!(block.max_abs <= limits.magnitude) || low < limits.low || high > limits.high)
     count_outliers(x, n, limits, block);
@@ -75,19 +76,19 @@ Moments contiguous_moments(const T* x, std::int64_t count, const OutlierLimits& 
 }  // namespace
 
 double Moments::average() const {
-  return count > 0 ? mean : kNaN;
+  return count > 0 ? mean : math::kNaN<double>;
 }
 
 double Moments::variance() const {
-  return count > 0 ? variance_of(*this) : kNaN;
+  return count > 0 ? variance_of(*this) : math::kNaN<double>;
 }
 
 double Moments::skewness() const {
-  return count > 0 ? skewness_of(*this) : kNaN;
+  return count > 0 ? skewness_of(*this) : math::kNaN<double>;
 }
 
 double Moments::kurtosis() const {
-  return count > 0 ? kurtosis_of(*this) : kNaN;
+  return count > 0 ? kurtosis_of(*this) : math::kNaN<double>;
 }
 
 void Moments::merge(const Moments& other) {

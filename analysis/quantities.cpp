@@ -3,12 +3,12 @@
 #include <cmath>
 #include <vector>
 
+#include "core/math.h"
+
 namespace quietformer {
 namespace {
 
 using Kind = Quantity::Kind;
-
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 constexpr Quantity kSamples{"n_samples", "samples (sequences) seen", Kind::count};
 constexpr Quantity kKurtosis{"kurtosis", "excess kurtosis, average over samples"};
@@ -89,7 +89,8 @@ void visit_quantities(const SiteStatistics& site, const QuantityVisitor& visit) 
   scalar(kInfinityNorm, all.average(&SampleSums::infinity_norm));
   scalar(kValues, pooled.count);
   scalar(kOutliers, pooled.beyond_magnitude);
-  scalar(kSigmaOutliers, site.has_reference ? static_cast<double>(pooled.outside) : kNaN);
+  scalar(kSigmaOutliers,
+         site.has_reference ? static_cast<double>(pooled.outside) : math::kNaN<double>);
   scalar(kPooledKurtosis, pooled.kurtosis());
   scalar(kPooledSkewness, pooled.skewness());
   scalar(kPooledVariance, pooled.variance());

@@ -11,7 +11,7 @@
 namespace quietformer {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 std::string_view name_of(RangeMethod range) {
   switch (range) {
@@ -25,18 +25,18 @@ std::string_view name_of(RangeMethod range) {
   return "minmax";
 }
 
-Json scheme_json(const QuantizationReport& report, const SchemeResult& result) {
+OrderedJson scheme_json(const QuantizationReport& report, const SchemeResult& result) {
   const QuantizationOptions& options = *report.options;
   const double before = report.result->float_loss, after = result.loss;
   const auto gap = [](double from, double to) {
-    return Json{{"float", from}, {"quantized", to}, {"gap", to - from}};
+    return OrderedJson{{"float", from}, {"quantized", to}, {"gap", to - from}};
   };
-  Json json;
+  OrderedJson json;
   json["scheme"] = result.scheme.name;
   json["weights"] = {{"bits", result.scheme.weight_bits},
                      {"per", options.weight_scales == WeightScales::channel ? "channel" : "tensor"},
                      {"range", options.weight_range == WeightRange::mse ? "mse" : "minmax"}};
-  Json& activations = json["activations"];
+  OrderedJson& activations = json["activations"];
   activations = {{"bits", result.scheme.activation_bits}, {"range", name_of(options.range)}};
   if (options.range == RangeMethod::minmax) activations["momentum"] = options.momentum;
   if (options.range == RangeMethod::percentile) activations["percentile"] = options.percentile;
@@ -46,9 +46,10 @@ Json scheme_json(const QuantizationReport& report, const SchemeResult& result) {
         gap(*report.text->bits_per_byte(before), *report.text->bits_per_byte(after));
   if (options.leave_one_out)
     json["leave_one_out"] = {{"tokens", report.result->site_tokens}, {"gap", result.part_gap}};
-  json["sites"] = Json::array();
+  json["sites"] = OrderedJson::array();
   for (const QuantizedSite& site : result.sites) {
-    Json entry{{"name", site.name}, {"low", site.low}, {"high", site.high}, {"mse", site.mse}};
+    OrderedJson entry{
+        {"name", site.name}, {"low", site.low}, {"high", site.high}, {"mse", site.mse}};
     if (options.leave_one_out) {
       entry["gap_without"] = site.gap_without;
       entry["contribution"] = site.contribution;
@@ -91,18 +92,18 @@ std::string sites_table(const SchemeResult& result, bool left_out, std::size_t m
 
 std::string quantization_json(const QuantizationReport& report) {
   const QuantizationResult& result = *report.result;
-  Json json{{"checkpoint", report.checkpoint},
-            {"step", report.step},
-            {"device", report.device},
-            {"data", report.text->path},
-            {"split", report.text->split},
-            {"tokens", result.tokens},
-            {"calibration",
-             {{"data", report.calibration_path},
-              {"split", report.calibration_split},
-              {"batches", result.calibration_batches},
-              {"tokens", result.calibration_tokens}}},
-            {"schemes", Json::array()}};
+  OrderedJson json{{"checkpoint", report.checkpoint},
+                   {"step", report.step},
+                   {"device", report.device},
+                   {"data", report.text->path},
+                   {"split", report.text->split},
+                   {"tokens", result.tokens},
+                   {"calibration",
+                    {{"data", report.calibration_path},
+                     {"split", report.calibration_split},
+                     {"batches", result.calibration_batches},
+                     {"tokens", result.calibration_tokens}}},
+                   {"schemes", OrderedJson::array()}};
   for (const SchemeResult& scheme : result.schemes)
     json["schemes"].push_back(scheme_json(report, scheme));
   return json.dump();

@@ -58,11 +58,8 @@ const ElementType& type_of(DType dtype) {
                        [&](const ElementType& type) { return type.ours == dtype; });
 }
 
-[[noreturn]] void refuse(const std::string& path, std::string_view what) {
-  throw InputError(fmt::format("{}: {}", path, what));
-}
-
-[[noreturn]] void refuse(const std::string& path, std::string_view tensor, std::string_view what) {
+[[noreturn]] void refuse_tensor(const std::string& path, std::string_view tensor,
+                                std::string_view what) {
   throw InputError(fmt::format("{}: tensor {}: {}", path, one_line(tensor, 100), what));
 }
 
@@ -108,20 +105,20 @@ void SafetensorsReader::check_layout(std::string_view data) {
   for (SafetensorsEntry& entry : entries_) {
     const ElementType* type = find_type(entry.dtype);
     if (type == nullptr)
-      refuse(path(), entry.name, fmt::format("unknown dtype {}", one_line(entry.dtype, 20)));
+      refuse_tensor(path(), entry.name, fmt::format("unknown dtype {}", one_line(entry.dtype, 20)));
     if (entry.begin > entry.end || entry.end > data.size())
-      refuse(path(), entry.name,
-             fmt::format("data_offsets [{}, {}] do not lie in the {} bytes of data", entry.begin,
-                         entry.end, data.size()));
+      refuse_tensor(path(), entry.name,
+                    fmt::format("data_offsets [{}, {}] do not lie in the {} bytes of data",
+                                entry.begin, entry.end, data.size()));
     const auto expected = bytes_of(entry, *type);
     if (!expected || *expected != entry.end - entry.begin)
-      refuse(path(), entry.name,
-             fmt::format("shape ({}) of {} does not fit data_offsets [{}, {}]",
-                         fmt::join(entry.shape, ", "), entry.dtype, entry.begin, entry.end));
+      refuse_tensor(path(), entry.name,
+                    fmt::format("shape ({}) of {} does not fit data_offsets [{}, {}]",
+                                fmt::join(entry.shape, ", "), entry.dtype, entry.begin, entry.end));
     if (entry.begin != covered)
-      refuse(path(), entry.name,
-             fmt::format("begins at {}, expected {}: tensors {}", entry.begin, covered,
-                         entry.begin < covered ? "overlap" : "leave a hole"));
+      refuse_tensor(path(), entry.name,
+                    fmt::format("begins at {}, expected {}: tensors {}", entry.begin, covered,
+                                entry.begin < covered ? "overlap" : "leave a hole"));
     covered = entry.end;
     entry.bytes = data.substr(entry.begin, entry.end - entry.begin);
   }
@@ -138,14 +135,14 @@ const SafetensorsEntry* SafetensorsReader::find(std::string_view name) const {
 
 const SafetensorsEntry& SafetensorsReader::require(std::string_view name) const {
   const SafetensorsEntry* entry = find(name);
-  if (entry == nullptr) refuse(path(), name, "missing");
+  if (entry == nullptr) refuse_tensor(path(), name, "missing");
   return *entry;
 }
 
 Shape SafetensorsReader::shape(const SafetensorsEntry& entry) const {
   if (entry.shape.size() > kMaxRank)
-    refuse(path(), entry.name,
-           fmt::format("{} dimensions, expected at most {}", entry.shape.size(), kMaxRank));
+    refuse_tensor(path(), entry.name,
+                  fmt::format("{} dimensions, expected at most {}", entry.shape.size(), kMaxRank));
   Shape shape;
   for (const std::int64_t size : entry.shape) shape[shape.rank++] = size;
   return shape;
@@ -154,7 +151,7 @@ Shape SafetensorsReader::shape(const SafetensorsEntry& entry) const {
 DType SafetensorsReader::dtype(const SafetensorsEntry& entry) const {
   const ElementType* type = find_type(entry.dtype);
   if (!type->ours)
-    refuse(path(), entry.name, fmt::format("dtype {} is not supported", entry.dtype));
+    refuse_tensor(path(), entry.name, fmt::format("dtype {} is not supported", entry.dtype));
   return *type->ours;
 }
 
@@ -162,11 +159,12 @@ void SafetensorsReader::read(const SafetensorsEntry& entry, const Tensor& out) c
   QF_EXPECTS(out.contiguous() && out.device.type == DeviceType::cpu);
   const Shape found = shape(entry);
   if (!(found == out.shape))
-    refuse(path(), entry.name,
-           fmt::format("found shape {}, expected {}", to_string(found), to_string(out.shape)));
+    refuse_tensor(
+        path(), entry.name,
+        fmt::format("found shape {}, expected {}", to_string(found), to_string(out.shape)));
   if (!copy_elements(dtype(entry), entry.bytes, out))
-    refuse(path(), entry.name,
-           fmt::format("found dtype {}, expected {}", entry.dtype, name_of(out.dtype)));
+    refuse_tensor(path(), entry.name,
+                  fmt::format("found dtype {}, expected {}", entry.dtype, name_of(out.dtype)));
 }
 
 namespace {

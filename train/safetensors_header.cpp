@@ -17,10 +17,6 @@ using Json = nlohmann::json;
 
 constexpr std::string_view kMetadata = "__metadata__";
 
-[[noreturn]] void refuse(const std::string& path, std::string_view what) {
-  throw InputError(fmt::format("{}: {}", path, what));
-}
-
 // Reads the header's fixed form event by event: a document tree would lose duplicate keys, and a
 // hostile file could make it large. Level 1 holds tensors, level 2 their fields, level 3 lists.
 class HeaderSax : public nlohmann::json_sax<Json> {
@@ -144,6 +140,10 @@ class HeaderSax : public nlohmann::json_sax<Json> {
 };
 
 }  // namespace
+
+void refuse(const std::string& path, std::string_view what) {
+  throw InputError(fmt::format("{}: {}", path, what));
+}
 
 SafetensorsHeader parse_safetensors_header(std::string_view json, const std::string& path) {
   SafetensorsHeader header;

@@ -23,4 +23,7 @@ SafetensorsHeader parse_safetensors_header(std::string_view json, const std::str
 /// The reverse, without padding. InputError on repeated names and text that is not UTF-8.
 std::string format_safetensors_header(const SafetensorsHeader& header, const std::string& path);
 
+/// Throws InputError: `path`, then what is wrong with it.
+[[noreturn]] void refuse(const std::string& path, std::string_view what);
+
 }  // namespace quietformer

@@ -7,18 +7,13 @@
 
 #include "core/buffer.h"
 #include "core/check.h"
+#include "tests/analysis/statistics_config.h"
 #include "tests/support/allocations.h"
 
 namespace quietformer {
 namespace {
 
-AnalysisConfig config_for(std::vector<std::string> sites, bool per_head = false) {
-  AnalysisConfig config;
-  config.sites = std::move(sites);
-  config.per_head = per_head;
-  config.validate();
-  return config;
-}
+using test::config_for;
 
 OwnedTensor random_tensor(const Shape& shape, std::uint32_t stream, float offset = 0) {
   OwnedTensor t(DType::f32, shape);

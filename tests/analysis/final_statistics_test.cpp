@@ -8,18 +8,13 @@
 #include <numeric>
 
 #include "core/check.h"
+#include "tests/analysis/statistics_config.h"
 #include "tests/support/tensors.h"
 
 namespace quietformer {
 namespace {
 
 using namespace test;
-
-AnalysisConfig config_for(std::vector<std::string> sites) {
-  AnalysisConfig config;
-  config.sites = std::move(sites);
-  return config;
-}
 
 TEST(MagnitudeHistogram, HalfOctavesAndBothEnds) {
   using H = MagnitudeHistogram;

@@ -13,7 +13,7 @@
 namespace quietformer::fuzz {
 namespace {
 
-constexpr std::int64_t kMostElements = 1 << 16;
+constexpr std::int64_t kMostElementsRead = 1 << 16;
 
 void read_checkpoint(const std::string& path) {
   const CheckpointReader reader(path);
@@ -25,7 +25,7 @@ void read_checkpoint(const std::string& path) {
     bool small = true;
     for (int i = 0; i < info.shape.rank; ++i)
       small = small && !__builtin_mul_overflow(count, info.shape[i], &count);
-    if (!small || count > kMostElements) continue;  // its memory is the caller's decision
+    if (!small || count > kMostElementsRead) continue;  // its memory is the caller's decision
     const OwnedTensor out(info.dtype, info.shape);
     attempt([&] { reader.read(info.name, out); });
   }

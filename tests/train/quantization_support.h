@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -24,11 +25,10 @@ class Trained {
             "}\ndata: {split: [40000, 1000, 1000]}\noptim: {lr: 5.0e-3, schedule: {warmup: 5}}\n"
             "train: {device: cpu, dtype: fp32, batch: 8, steps: 150, threads: 1}",
         "small");
-    Trainer trainer(config_);
-    const std::int64_t steps = config_.train.steps;
-    for (std::int64_t step = 0; step < steps; ++step) trainer.step(nullptr);
-    for (const Parameter& p : trainer.parameters().all())
-      parameters_.push_back({p.name, copy_of(p.master)});
+    static std::map<std::string, Parameters> known;  // trained once for all tests
+    const auto [at, is_new] = known.try_emplace(changes);
+    if (is_new) at->second = train(config_);
+    for (const auto& [name, value] : at->second) parameters_.push_back({name, copy_of(value)});
   }
 
   Tensor value(const std::string& name) {
@@ -66,8 +66,19 @@ class Trained {
   }
 
  private:
+  using Parameters = std::vector<std::pair<std::string, OwnedTensor>>;
+
+  static Parameters train(const RunConfig& config) {
+    Trainer trainer(config);
+    for (std::int64_t step = 0; step < config.train.steps; ++step) trainer.step(nullptr);
+    Parameters parameters;
+    for (const Parameter& p : trainer.parameters().all())
+      parameters.push_back({p.name, copy_of(p.master)});
+    return parameters;
+  }
+
   RunConfig config_;
-  std::vector<std::pair<std::string, OwnedTensor>> parameters_;
+  Parameters parameters_;
 };
 
 inline QuantizationOptions options_for(const std::vector<std::string>& schemes) {

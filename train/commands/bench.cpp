@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 
 #include "core/check.h"
 #include "core/cuda/memory.h"
@@ -11,6 +12,11 @@ namespace quietformer {
 
 void expect_positive(std::string_view option, std::int64_t value) {
   if (value < 1) throw InputError(fmt::format("{}: found {}, expected 1 or more", option, value));
+}
+
+double median(std::vector<double> times) {
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
 }
 
 std::string name_of(Device device) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string_view>
+#include <vector>
 
 #include "core/device.h"
 #include "train/commands/command.h"
@@ -13,6 +14,9 @@ void add_bench_train(CLI::App& bench, CommandBody& body);
 
 /// InputError naming the option unless `value` is 1 or more.
 void expect_positive(std::string_view option, std::int64_t value);
+
+/// Of an even number the upper of the two in the middle; `times` is not empty.
+double median(std::vector<double> times);
 
 /// "cpu", or the name of the GPU.
 std::string name_of(Device device);

@@ -34,11 +34,6 @@ struct AttentionArguments {
   std::vector<double> parameters;
 };
 
-double median(std::vector<double>& times) {
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
 /// Times calls: on the CPU by the wall clock, on a GPU by its own.
 class Stopwatch {
  public:

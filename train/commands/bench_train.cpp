@@ -60,11 +60,6 @@ void finish(Device device) {
   if (device.type == DeviceType::cuda) cuda::synchronize(device);
 }
 
-double median(std::vector<double> times) {
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
 /// Milliseconds of one step.
 double time_step(Trainer& trainer, ActivationStatistics* statistics, bool profiled) {
   const Device device = trainer.context().device;

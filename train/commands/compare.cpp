@@ -14,13 +14,13 @@
 namespace quietformer {
 namespace {
 
-struct Arguments {
+struct CompareArguments {
   std::vector<std::string> runs;
   std::string page, json, csv, markdown;
   bool no_aggregate = false;
 };
 
-int run(const Arguments& args) {
+int run(const CompareArguments& args) {
   const std::string obstacle = args.page.empty() ? std::string() : why_no_report();
   if (!obstacle.empty()) throw InputError(fmt::format("--out {}: {}", args.page, obstacle));
   if (args.page == "-") throw InputError("--out: expected a file, found '-'");
@@ -51,7 +51,7 @@ int run(const Arguments& args) {
 }  // namespace
 
 void add_compare(CLI::App& app, CommandBody& body) {
-  auto args = std::make_shared<Arguments>();
+  auto args = std::make_shared<CompareArguments>();
   CLI::App* command =
       app.add_subcommand("compare", "Finished runs side by side, as table, page, JSON, CSV");
   command->add_option("RUN_DIR", args->runs, "Run directories; deltas are to the first")

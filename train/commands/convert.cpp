@@ -26,7 +26,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-struct Arguments {
+struct ConvertArguments {
   std::string source, target, to, map, calibrate, device = "auto", shard_size = "5GB";
   SurgeryRequest surgery;
   std::optional<std::int64_t> mask_token;
@@ -52,7 +52,7 @@ std::uint64_t parse_size(const std::string& text) {
   return static_cast<std::uint64_t>(bytes);
 }
 
-bool to_native(const Arguments& args) {
+bool to_native(const ConvertArguments& args) {
   if (args.to.empty()) return args.target.ends_with(".h5");
   return args.to == "native";
 }
@@ -65,7 +65,7 @@ std::string name_of_model(const std::string& path) {
   return stem.empty() || stem == "." || stem == ".." ? "model" : stem.substr(0, 200);
 }
 
-void complete(ModelSource& model, const Arguments& args) {
+void complete(ModelSource& model, const ConvertArguments& args) {
   settle_schedules(model.config.attention, model.step);
   model.step = 0;
   if (!model.trained_here) {
@@ -87,7 +87,7 @@ void complete(ModelSource& model, const Arguments& args) {
 }
 
 // Bytes for a model of bytes, otherwise ids, or text for the model's tokenizer.
-std::unique_ptr<TokenSource> open_text(const Arguments& args, const ModelSource& model) {
+std::unique_ptr<TokenSource> open_text(const ConvertArguments& args, const ModelSource& model) {
   SourceRequest request;
   request.kind = model.trained_here ? source_kind(model.config.data.source) : SourceKind::tokens;
   request.path = args.calibrate;
@@ -157,7 +157,7 @@ void print(const Json& report) {
                word(row["after"]));
 }
 
-void warn_of_no_match(const Arguments& args, const ModelSource& model,
+void warn_of_no_match(const ConvertArguments& args, const ModelSource& model,
                       const SurgeryReport& surgery) {
   if (surgery.matched()) return;
   const std::string what =
@@ -167,7 +167,7 @@ void warn_of_no_match(const Arguments& args, const ModelSource& model,
   log_warning(what);
 }
 
-int convert(const Arguments& args) {
+int convert(const ConvertArguments& args) {
   const std::uint64_t shard_bytes = parse_size(args.shard_size);
   if (args.surgery.layers != "*" && args.surgery.changes.empty())
     throw InputError("--layers: found without --attention, which says what to change");
@@ -222,7 +222,7 @@ int convert(const Arguments& args) {
 }  // namespace
 
 void add_convert(CLI::App& app, CommandBody& body) {
-  auto args = std::make_shared<Arguments>();
+  auto args = std::make_shared<ConvertArguments>();
   CLI::App* command = app.add_subcommand("convert", "Import, change and export pretrained models");
   command->add_option("SOURCE", args->source, "Hugging Face directory, checkpoint or run directory")
       ->required();

@@ -15,13 +15,13 @@
 namespace quietformer {
 namespace {
 
-struct Arguments {
+struct EvalArguments {
   std::string model, device = "auto";
   TextRequest text;
   bool json = false;
 };
 
-int eval(const Arguments& args) {
+int eval(const EvalArguments& args) {
   LoadedModel loaded = load_model(args.model, args.device);
   const RunConfig& config = loaded.config;
   const EvaluationText text = open_text(loaded, args.text);
@@ -57,7 +57,7 @@ int eval(const Arguments& args) {
 }  // namespace
 
 void add_eval(CLI::App& app, CommandBody& body) {
-  auto args = std::make_shared<Arguments>();
+  auto args = std::make_shared<EvalArguments>();
   CLI::App* command = app.add_subcommand("eval", "Loss of a model over a whole split");
   command
       ->add_option("CHECKPOINT", args->model, "Checkpoint, run directory or Hugging Face directory")

@@ -19,7 +19,7 @@
 namespace quietformer {
 namespace {
 
-struct Arguments {
+struct GenerateArguments {
   std::string model, prompt, tokenizer, device = "auto";
   std::int64_t tokens = 256;
   std::uint64_t seed = 1;
@@ -86,7 +86,7 @@ class Printer {
   std::size_t printed_;
 };
 
-int generate(const Arguments& args) {
+int generate(const GenerateArguments& args) {
   validate(args.sampling);
   if (args.tokens < 0)
     throw InputError(fmt::format("--tokens: found {}, expected 0 or more", args.tokens));
@@ -138,7 +138,7 @@ int generate(const Arguments& args) {
 }  // namespace
 
 void add_generate(CLI::App& app, CommandBody& body) {
-  auto args = std::make_shared<Arguments>();
+  auto args = std::make_shared<GenerateArguments>();
   CLI::App* command = app.add_subcommand("generate", "Continue a text");
   command->add_option("CHECKPOINT", args->model, "Checkpoint or run directory")->required();
   command->add_option("--prompt", args->prompt, "Text to continue")->required();

@@ -16,7 +16,7 @@
 namespace quietformer {
 namespace {
 
-struct Arguments {
+struct QuantizeArguments {
   std::string model, device = "auto", calibration, out;
   std::vector<std::string> schemes{"W8A8"};
   TextRequest text;
@@ -32,7 +32,7 @@ const std::map<std::string, RangeMethod> kRanges{{"minmax", RangeMethod::minmax}
                                                  {"percentile", RangeMethod::percentile},
                                                  {"mse", RangeMethod::mse}};
 
-void parse_schemes(Arguments& args) {
+void parse_schemes(QuantizeArguments& args) {
   for (const std::string& name : args.schemes) {
     if (std::count(args.schemes.begin(), args.schemes.end(), name) > 1)
       throw InputError(fmt::format("--scheme: {}: given twice", name));
@@ -48,7 +48,8 @@ struct CalibrationText {
   Span span;
   std::string split;
 
-  CalibrationText(const LoadedModel& loaded, const Arguments& args, const EvaluationText& at_hand)
+  CalibrationText(const LoadedModel& loaded, const QuantizeArguments& args,
+                  const EvaluationText& at_hand)
       : text(&at_hand), span(at_hand.train.value_or(at_hand.span)) {
     split = at_hand.train ? "train" : at_hand.split;
     if (args.calibration.empty()) return;
@@ -70,7 +71,7 @@ void check_out(const std::string& out) {
     throw InputError(fmt::format("--out: {}: no such directory {}", out, folder.string()));
 }
 
-int run(Arguments& args) {
+int run(QuantizeArguments& args) {
   parse_schemes(args);
   check_out(args.out);
   LoadedModel loaded = load_for_quantization(args.model, args.device, args.options.sites);
@@ -97,7 +98,7 @@ void add_choice(CLI::App* command, const std::string& name, Enum& value,
       ->check(CLI::IsMember(words));
 }
 
-void add_text_options(CLI::App* command, Arguments& args) {
+void add_text_options(CLI::App* command, QuantizeArguments& args) {
   command->add_option("--data", args.text.data,
                       "Another file than the run's data.path: text, or ids in a *.bin");
   command->add_option("--tokenizer", args.text.tokenizer,
@@ -123,7 +124,7 @@ void add_text_options(CLI::App* command, Arguments& args) {
       ->capture_default_str();
 }
 
-void add_grid_options(CLI::App* command, Arguments& args) {
+void add_grid_options(CLI::App* command, QuantizeArguments& args) {
   QuantizationOptions& options = args.options;
   command
       ->add_option("--scheme", args.schemes,
@@ -160,7 +161,7 @@ void add_grid_options(CLI::App* command, Arguments& args) {
 }  // namespace
 
 void add_quantize(CLI::App& app, CommandBody& body) {
-  auto args = std::make_shared<Arguments>();
+  auto args = std::make_shared<QuantizeArguments>();
   CLI::App* command = app.add_subcommand(
       "quantize", "Loss of a model with weights and activations rounded to a few bits");
   command

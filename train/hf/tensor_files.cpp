@@ -12,6 +12,7 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "train/safetensors_header.h"
 
 namespace quietformer {
 namespace {
@@ -23,10 +24,6 @@ constexpr const char* kOneFile = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr std::size_t kMaxIndexBytes = std::size_t{1} << 26;
 constexpr std::array<std::string_view, 4> kPickleEnds{".bin", ".pt", ".pth", ".ckpt"};
-
-[[noreturn]] void refuse(const std::string& path, std::string_view what) {
-  throw InputError(fmt::format("{}: {}", path, what));
-}
 
 [[noreturn]] void refuse_pickle(const std::string& path) {
   refuse(path,

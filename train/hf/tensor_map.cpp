@@ -67,10 +67,10 @@ std::vector<std::int64_t> cut(const std::vector<std::int64_t>& order, std::int64
   return part;
 }
 
-enum class Direction : std::uint8_t { to_ours, to_theirs };
+enum class MoveDirection : std::uint8_t { to_ours, to_theirs };
 
 // Rows [begin, end) of the run. `ours` points at our row `origin`.
-template <class T, Direction direction>
+template <class T, MoveDirection direction>
 void move_rows(const TensorCopy& copy, char* ours, std::int64_t origin, char* theirs,
                std::int64_t begin, std::int64_t end) {
   const std::int64_t our_row = copy.our_row - origin;
@@ -78,7 +78,7 @@ void move_rows(const TensorCopy& copy, char* ours, std::int64_t origin, char* th
     char* const a = ours + our_at * std::int64_t(sizeof(T));
     char* const b = theirs + their_at * std::int64_t(sizeof(T));
     const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
-    if constexpr (direction == Direction::to_ours)
+    if constexpr (direction == MoveDirection::to_ours)
       std::memcpy(a, b, bytes);
     else
       std::memcpy(b, a, bytes);
@@ -108,7 +108,7 @@ struct Ours {
   std::int64_t first, rows;  // those that are there
 };
 
-template <Direction direction>
+template <MoveDirection direction>
 void move_all(const Context& ctx, const TensorCopy& copy, const Ours& ours, void* theirs,
               int width) {
   constexpr std::int64_t kRows = 32;
@@ -219,17 +219,18 @@ std::vector<TensorCopy> plan_parameter(const TensorMap& map, std::string_view pa
 
 void copy_to_ours(const Context& ctx, const TensorCopy& copy, const void* theirs, void* ours,
                   int width) {
-  move_all<Direction::to_ours>(ctx, copy, whole(copy, ours), const_cast<void*>(theirs), width);
+  move_all<MoveDirection::to_ours>(ctx, copy, whole(copy, ours), const_cast<void*>(theirs), width);
 }
 
 void copy_rows_to_ours(const Context& ctx, const TensorCopy& copy, const void* theirs,
                        std::int64_t first, std::int64_t rows, void* ours, int width) {
-  move_all<Direction::to_ours>(ctx, copy, {ours, first, rows}, const_cast<void*>(theirs), width);
+  move_all<MoveDirection::to_ours>(ctx, copy, {ours, first, rows}, const_cast<void*>(theirs),
+                                   width);
 }
 
 void copy_to_theirs(const Context& ctx, const TensorCopy& copy, const void* ours, void* theirs,
                     int width) {
-  move_all<Direction::to_theirs>(ctx, copy, whole(copy, ours), theirs, width);
+  move_all<MoveDirection::to_theirs>(ctx, copy, whole(copy, ours), theirs, width);
 }
 
 }  // namespace quietformer
