@@ -1,6 +1,6 @@
 # The kernels of `flash` on GPUs: for each instance of QUIETFORMER_ATTENTION_INSTANCES, a (score,
-# normaliser) pair for an operand type and a padded head dim, one source of forward and one of
-# backward. Included by attention/CMakeLists.txt.
+# normaliser) pair for an operand type and a padded head dim, one source of forward, one of backward
+# and one of both for compute capability 9.0. Included by attention/CMakeLists.txt.
 
 set(flash_dev dot_softmax_n_bf16_64 dot_softmax_n_bf16_128)
 # Every score, normaliser, type and head dim once.

@@ -36,6 +36,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "attention/cuda/hopper/backward_copies.cuh"
 #include "attention/cuda/hopper/backward_shape.cuh"
@@ -49,6 +50,8 @@ namespace quietformer::cuda {
 template <class S, class N, class T, int dim>
 class HopperBackward {
   static_assert(!N::clips);
+  // Gradients of hidden scores are 0 by what is hidden of dP, where no delta is taken away from it.
+  static_assert(!N::has_element_gradients || N::delta_rule == DeltaRule::none);
   using Shape = HopperBackwardShape<S, N, dim>;
   using Row = typename N::template Row<float>;
   using Parameters = typename N::template Parameters<float>;

@@ -95,6 +95,7 @@ class HopperBackwardCopies {
 
   __device__ __forceinline__ void copy_queries(int pair, const Parameters& parameters) {
     wait_for(barrier(Shape::q_empty, q_.stage), q_.parity ^ 1);
+    __syncwarp();  // the lanes go round the ring together
     copy_rows();
     if (lane_ == 0) {
       store_plan(parameters);

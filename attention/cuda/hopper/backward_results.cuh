@@ -71,6 +71,7 @@ __device__ __forceinline__ void HopperBackward<S, N, T, dim>::write_element_sums
 template <class S, class N, class T, int dim>
 __device__ __forceinline__ void HopperBackward<S, N, T, dim>::write_results(const QueryTile& tile,
                                                                             int stage) {
+  keep_in_place(keys_), keep_in_place(values_);  // behind the wait for their products
   const bool far = tile.flags & QueryTile::kFar;
   const std::uint32_t own = shared_ + stage * Shape::kKeyBytes + (group_ * 64 + warp_ * 16) * 128;
   // Rows of V: all groups are behind the last dP^T, while some may still read K.

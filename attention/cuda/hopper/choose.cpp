@@ -1,6 +1,7 @@
 // Which calls the kernels for compute capability 9.0 take.
 #include <algorithm>
 #include <cstdlib>
+#include <initializer_list>
 #include <string_view>
 #include <vector>
 
@@ -51,9 +52,11 @@ const Gpu* gpu_at(Device device) {
 }
 
 /// As TMA takes it: whole chunks of 16 bytes, no stride 0.
-bool fit(const RowTensor& x, int heads, int batch) {
-  return x.data == nullptr ||
-         (x.aligned && x.row > 0 && (x.head > 0 || heads == 1) && (x.batch > 0 || batch == 1));
+bool fit(std::initializer_list<const RowTensor*> tensors, int heads, int batch) {
+  return std::all_of(tensors.begin(), tensors.end(), [&](const RowTensor* x) {
+    return x->data == nullptr || (x->aligned && x->row > 0 && (x->head > 0 || heads == 1) &&
+                                  (x->batch > 0 || batch == 1));
+  });
 }
 
 bool portable_wanted() {
@@ -74,8 +77,9 @@ HopperForwardFunction hopper_forward(const Context& ctx, std::string_view score,
   if (!available(ctx)) return nullptr;
   if (call.options.general() || call.negative || call.total_attention != nullptr || call.keys == 0)
     return nullptr;
-  for (const RowTensor* x : {&call.q[0], &call.k[0], &call.q[1], &call.k[1], &call.v, &call.o})
-    if (!fit(*x, call.heads, call.batch)) return nullptr;
+  if (!fit({&call.q[0], &call.q[1], &call.o}, call.heads, call.batch) ||
+      !fit({&call.k[0], &call.k[1], &call.v}, call.heads / call.group, call.batch))
+    return nullptr;
   if (call.row_sum != nullptr && !find_normalizer(normalizer).row_normalised) return nullptr;
   const Entry* const entry =
       find(score, normalizer, dtype, padded_dim(std::max(call.dim, call.value_dim)));
@@ -88,8 +92,9 @@ HopperBackwardFunction hopper_backward(const Context& ctx, std::string_view scor
   if (!available(ctx)) return nullptr;
   if (call.options.general() || call.scale < 0 || call.queries == 0 || call.keys == 0)
     return nullptr;
-  for (const RowTensor* x : {&call.q[0], &call.k[0], &call.q[1], &call.k[1], &call.v, &call.d_out})
-    if (!fit(*x, call.heads, call.batch)) return nullptr;
+  if (!fit({&call.q[0], &call.q[1], &call.d_out}, call.heads, call.batch) ||
+      !fit({&call.k[0], &call.k[1], &call.v}, call.heads / call.group, call.batch))
+    return nullptr;
   const Entry* const entry = find(score, normalizer, dtype, call.padded());
   return entry == nullptr ? nullptr : entry->backward;
 }

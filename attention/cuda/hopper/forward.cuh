@@ -15,7 +15,11 @@
 //                                      wait for P V; V is free
 //                                      O * factor where the maximum has risen; P = weights
 //                                    O += P V of the last
-//                                    Q is free; O * scale, statistics
+//                                    O * scale to the place of Q, from where TMA takes it
+//                                    statistics; Q is free behind the first products of the next
+//
+// A score of two pairs has Q of the near and of the far keys, which come and are free one by one:
+// near keys are first.
 //
 // copies.cuh has the copying warp, scores.cuh what happens between the two products.
 //
@@ -206,9 +210,13 @@ class HopperForward : HopperScores<S, N, T, dim> {
     while (keys.next()) {
       if (keys.first < of_pair(end_, keys) && keys.first + kKeys > of_pair(begin_, keys))
         return true;
+      // Its keys may come behind queries that go where this lane's output still is.
+      release_stored();
       wait_for(Shape::k_full(shared_, kv_.stage), kv_.parity);
+      __syncwarp();
       release(Shape::k_empty(shared_, kv_.stage));
       wait_for(Shape::v_full(shared_, kv_.stage), kv_.parity);
+      __syncwarp();
       release(Shape::v_empty(shared_, kv_.stage));
       kv_.next();
     }

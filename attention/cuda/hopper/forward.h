@@ -13,8 +13,9 @@ using HopperForwardFunction = void (*)(const Context&, const FlashForwardCall&);
 
 /// The function that computes this call on ctx.device; null where the portable kernels
 /// (flash_forward.cuh) must: for options of scores and weights, heads over 128 features, rows that
-/// are not whole multiples of 16 bytes apart, negative scales, no keys, row sums of normalisers
-/// without rows, total attention, kernels that the build left out, every other GPU, and with
+/// are not whole multiples of 16 bytes apart, or 0, negative scales, no keys, weights that need the
+/// finished row, row sums of normalisers without rows, total attention, kernels that the build left
+/// out, every other GPU, and with
 /// QUIETFORMER_PORTABLE_KERNELS=1 in the environment. `score`: what the kernel sees.
 HopperForwardFunction hopper_forward(const Context& ctx, std::string_view score,
                                      std::string_view normalizer, DType dtype,
@@ -34,8 +35,8 @@ struct HopperForwardCall {
   FlashForwardCall call;
   TensorMap q[2], k[2], v, o;
   int tiles;  // of query rows in a head
-  bool
-      paired;  // the first tile of a head goes with the last, the second with the last but one, ...
+  // The first tile of a head goes with the last, the second with the last but one, ...
+  bool paired;
 };
 
 /// The kernel of a (score, normaliser) pair for an operand type and a padded head dim of 64 or 128;

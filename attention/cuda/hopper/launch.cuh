@@ -1,4 +1,5 @@
-// How a forward kernel for compute capability 9.0 is started.
+// How the forward for compute capability 9.0 is started, and tensors as its kernels and those of
+// backward_launch.cuh find them.
 #pragma once
 
 #include <algorithm>

@@ -3,6 +3,8 @@
 // wgmma.cuh.
 #pragma once
 
+#include <type_traits>
+
 #include "attention/cuda/hopper/shape.cuh"
 #include "attention/cuda/hopper/tiles.cuh"
 #include "attention/normalizer/normalizer.h"
@@ -40,7 +42,9 @@ class HopperScores {
       dim <= 64 && requires(float (&x)[4], typename N::template Parameters<float> p) {
     N::weights_of_products(x, 1.0f, Row{}, p);
   };
-  // Cosines bound scores: where exp of the bound and sums of it fit, rows need no reference.
+  // Cosines bound scores by the scale, which then is every row's reference: terms are between
+  // e^(-2 scale) and 1, which bf16 holds up to this scale.
+  static constexpr float kLargestBound = 32;
   static constexpr bool kMayBeBounded = kUnit && N::row_normalised && std::is_same_v<T, Bf16>;
   static constexpr bool kKnowsSmall =
       !kUnit && dim <= 64 && requires(typename N::template Parameters<float> p) {
@@ -53,12 +57,12 @@ class HopperScores {
         group_(static_cast<int>(threadIdx.x) / 128 - 1),
         warp_(static_cast<int>(threadIdx.x) / 32 % 4),
         all_lanes_(__activemask()),
-        bounded_(kMayBeBounded && call.scale <= 32) {}
+        bound_known_(kMayBeBounded && call.scale <= kLargestBound) {}
 
   __device__ __forceinline__ void clear_rows() {
     partial_[0] = partial_[1] = Partial{};
     if constexpr (kMayBeBounded)
-      if (bounded_) partial_[0] = partial_[1] = N::prepared(0.0f);
+      if (bound_known_) partial_[0] = partial_[1] = N::prepared(call_.scale);
   }
 
   /// Products, columns scaled, to weights. True where O must be multiplied by factor_.
@@ -67,7 +71,7 @@ class HopperScores {
       hide(s, keys);
     bool raised = false;
     if constexpr (N::row_normalised)
-      if (!bounded_) raised = follow(s);
+      if (!bound_known_) raised = follow(s);
     if constexpr (kKnowsSmall) {
       if (all_small(s)) {
         weigh<true>(s);
@@ -224,7 +228,7 @@ class HopperScores {
   const FlashForwardCall& call_;
   const int lane_, group_, warp_;
   const unsigned all_lanes_;
-  const bool bounded_;
+  const bool bound_known_;
 
   // Of the tile of queries.
   int head_, batch_, first_row_;                 // of the warp

@@ -51,6 +51,21 @@ TEST_P(GpuFlash, HasTheSameBitsInEveryRun) {
   }
 }
 
+/// On a GPU whose blocks stay: what one has left of a tile meets the next. The last rows of a tile
+/// are few, and of its keys some are far for them and none near.
+TEST_P(GpuFlash, IsCorrectWhereBlocksTakeManyTiles) {
+  options_.B = 1, options_.H = options_.Hk = 280, options_.L = options_.S = 160;
+  options_.causal = true;
+  options_.threshold = options_.score == Score::piecewise ? 16 : 0;
+  for (const int dim : {64, 128}) {
+    options_.D = options_.Dv = dim;
+    if (!test::built(options_)) continue;
+    GpuCase gpu(options_);
+    gpu.forward();
+    gpu.expect_correct();
+  }
+}
+
 TEST_P(GpuFlash, GivesZeroToRowsThatSeeNoKey) {
   options_.B = 1, options_.H = options_.Hk = 1, options_.L = 200, options_.D = options_.Dv = 16;
   options_.causal = true;
