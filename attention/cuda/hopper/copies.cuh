@@ -25,7 +25,7 @@ class HopperCopies {
     const int kv_heads = call.heads / call.group;
     const bool leader = threadIdx.x == 0;
     typename Shape::QueryRing q;
-    typename Shape::KeyRing kv;
+    typename Shape::KeyRing k_ring, v_ring;
 #pragma unroll 1
     for (Tiles tiles(all); tiles.next(all);) {
       wait_for(Shape::q_empty(shared, q.stage, 0), q.parity ^ 1);
@@ -41,31 +41,39 @@ class HopperCopies {
         wait_for(Shape::q_empty(shared, q.stage, pair), q.parity ^ 1);
         copy_queries(all, shared, plan, q.stage, pair);
       };
-#pragma unroll 1
-      for (KeyTilesOf keys(plan); keys.next(); kv.next()) {
-        follow(keys.pair);
-        const std::uint32_t k = shared + Shape::kK + kv.stage * Shape::kKeyBytes,
-                            v = shared + Shape::kV + kv.stage * Shape::kKeyBytes,
-                            k_full = Shape::k_full(shared, kv.stage),
-                            v_full = Shape::v_full(shared, kv.stage);
-        wait_for(Shape::k_empty(shared, kv.stage), kv.parity ^ 1);
+      const auto copy_values = [&](int first) {
+        const std::uint32_t v = shared + Shape::kV + v_ring.stage * Shape::kKeyBytes,
+                            full = Shape::v_full(shared, v_ring.stage);
+        wait_for(Shape::v_empty(shared, v_ring.stage), v_ring.parity ^ 1);
         if (leader) {
-          arrive_expecting(k_full, Shape::kKeyBytes + Shape::kNormBytes);
+          arrive_expecting(full, Shape::kKeyBytes);
+          for (int half = 0; half < kHalves; ++half)
+            copy_box(v + half * kKeys * 128, all.v, half * 64, first, kv_head, plan.batch, full);
+        }
+        v_ring.next();
+      };
+      // V of a tile comes behind K of the next: who passes over tiles reads K of the one that it
+      // looks for before it gives back V of the one before.
+      int before = -1;
+#pragma unroll 1
+      for (KeyTilesOf keys(plan); keys.next(); k_ring.next()) {
+        follow(keys.pair);
+        const std::uint32_t k = shared + Shape::kK + k_ring.stage * Shape::kKeyBytes,
+                            full = Shape::k_full(shared, k_ring.stage);
+        wait_for(Shape::k_empty(shared, k_ring.stage), k_ring.parity ^ 1);
+        if (leader) {
+          arrive_expecting(full, Shape::kKeyBytes + Shape::kNormBytes);
           for (int half = 0; half < kHalves; ++half)
             copy_box(k + half * kKeys * 128, all.k[keys.pair], half * 64, keys.first, kv_head,
-                     plan.batch, k_full);
+                     plan.batch, full);
           if constexpr (kUnit)
-            copy_bytes(shared + Shape::kNorms + kv.stage * Shape::kNormBytes, norms + keys.first,
-                       Shape::kNormBytes, k_full);
+            copy_bytes(shared + Shape::kNorms + k_ring.stage * Shape::kNormBytes,
+                       norms + keys.first, Shape::kNormBytes, full);
         }
-        wait_for(Shape::v_empty(shared, kv.stage), kv.parity ^ 1);
-        if (leader) {
-          arrive_expecting(v_full, Shape::kKeyBytes);
-          for (int half = 0; half < kHalves; ++half)
-            copy_box(v + half * kKeys * 128, all.v, half * 64, keys.first, kv_head, plan.batch,
-                     v_full);
-        }
+        if (before >= 0) copy_values(before);
+        before = keys.first;
       }
+      if (before >= 0) copy_values(before);
       // Nobody reads queries of the far pair when there are no keys for them, but the output leaves
       // through their place.
       if (S::pairs == 2 && pair == 0) {

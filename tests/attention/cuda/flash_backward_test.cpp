@@ -67,13 +67,12 @@ TEST_P(GpuFlashBackward, HasTheSameBitsInEveryRun) {
 /// On a GPU whose blocks stay: what one has left of a tile meets the next, and who waits for its
 /// turn may wait for a block that has taken its next tile.
 TEST_P(GpuFlashBackward, IsCorrectWhereBlocksTakeManyTiles) {
-  options_.B = 1, options_.H = 560, options_.Hk = 280, options_.L = options_.S = 160;
+  options_.B = 1, options_.H = 300, options_.Hk = 150, options_.L = options_.S = 136;
   options_.causal = true;
   options_.threshold = options_.score == Score::piecewise ? 16 : 0;
   for (const int dim : {64, 128}) {
     options_.D = options_.Dv = dim;
     if (!test::built(options_)) continue;
-    expect_correct(options_, false);
     GpuBackwardCase gpu(options_);
     gpu.forward();
     gpu.backward();

@@ -54,7 +54,7 @@ TEST_P(GpuFlash, HasTheSameBitsInEveryRun) {
 /// On a GPU whose blocks stay: what one has left of a tile meets the next. The last rows of a tile
 /// are few, and of its keys some are far for them and none near.
 TEST_P(GpuFlash, IsCorrectWhereBlocksTakeManyTiles) {
-  options_.B = 1, options_.H = options_.Hk = 280, options_.L = options_.S = 160;
+  options_.B = 1, options_.H = options_.Hk = 150, options_.L = options_.S = 160;
   options_.causal = true;
   options_.threshold = options_.score == Score::piecewise ? 16 : 0;
   for (const int dim : {64, 128}) {
@@ -64,6 +64,25 @@ TEST_P(GpuFlash, IsCorrectWhereBlocksTakeManyTiles) {
     gpu.forward();
     gpu.expect_correct();
   }
+}
+
+/// Groups of a block's rows pass over tiles of keys at the end of the near ones and at the begin of
+/// the far ones, both.
+TEST_P(GpuFlash, IsCorrectWhereRowsPassOverTiles) {
+  options_.B = 1, options_.H = options_.Hk = 1, options_.L = 256;
+  options_.causal = true;
+  for (const int dim : {64, 128})
+    for (const int keys : {240, 352, 720}) {
+      options_.D = options_.Dv = dim, options_.S = keys;
+      options_.threshold = options_.score == Score::piecewise ? 70 : 0;
+      for (const int left : {-1, 250}) {
+        options_.window = {left, -1};
+        if (!test::built(options_)) continue;
+        GpuCase gpu(options_);
+        gpu.forward();
+        gpu.expect_correct();
+      }
+    }
 }
 
 TEST_P(GpuFlash, GivesZeroToRowsThatSeeNoKey) {
