@@ -52,9 +52,7 @@ class HopperCopies {
         }
         v_ring.next();
       };
-      // V of a tile comes behind K of the next: who passes over tiles reads K of the one that it
-      // looks for before it gives back V of the one before.
-      int before = -1;
+      int before = -1;  // the tile whose V has not come yet
 #pragma unroll 1
       for (KeyTilesOf keys(plan); keys.next(); k_ring.next()) {
         follow(keys.pair);
@@ -69,6 +67,10 @@ class HopperCopies {
           if constexpr (kUnit)
             copy_bytes(shared + Shape::kNorms + k_ring.stage * Shape::kNormBytes,
                        norms + keys.first, Shape::kNormBytes, full);
+        }
+        if (!Shape::kValuesLag) {
+          copy_values(keys.first);
+          continue;
         }
         if (before >= 0) copy_values(before);
         before = keys.first;

@@ -19,6 +19,7 @@ struct Ring {
   __device__ __forceinline__ void next() {
     if (++stage == stages) stage = 0, parity ^= 1;
   }
+  bool operator==(const Ring&) const = default;
 };
 
 /// By one thread, before fence_barriers() and a barrier of the block.

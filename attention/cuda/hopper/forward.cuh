@@ -184,7 +184,6 @@ class HopperForward : HopperScores<S, N, T, dim> {
     while (next(keys, true)) {
       const typename Shape::KeyRing now = kv_;
       start_scores(s, keys.pair);
-      pass_values(v);
       start_values(p, v);
       wait_for_products<1>();
       keep_in_place(s);
@@ -194,23 +193,24 @@ class HopperForward : HopperScores<S, N, T, dim> {
       stay_behind_weights(s);
       wait_for_products<0>();
       keep_in_place(o_);
-      release_values();
+      release(Shape::v_empty(shared_, v.stage));
+      if constexpr (Shape::kValuesLag)
+        for (v.next(); v != now; v.next()) pass_values(v);
       v = now;
       if (rescale) rescale_output();
       pack(p, s);
     }
-    pass_values(v);
     start_values(p, v);
     wait_for_products<0>();
     keep_in_place(o_);
-    release_values();
-    pass_values(kv_);
+    release(Shape::v_empty(shared_, v.stage));
+    if constexpr (Shape::kValuesLag)
+      for (v.next(); v != kv_; v.next()) pass_values(v);
   }
 
-  /// Moves on to a tile that some row of the group sees. Keys of others are given back as they
-  /// come: not before, or an arrival would count for the round before. So are their values, or,
-  /// where V of a tile is still `wanted`, behind it: the reaches of a block's groups differ by less
-  /// than what then is under way, three tiles.
+  /// Moves on to a tile that some row of the group sees. Others are given back as they come: not
+  /// before, or an arrival would count for the round before. Where the stages do not suffice, their
+  /// values are, as long as V of a tile is still `wanted`, behind it.
   __device__ __forceinline__ bool next(KeyTilesOf& keys, bool wanted) {
     while (keys.next()) {
       if (keys.first < of_pair(end_, keys) && keys.first + kKeys > of_pair(begin_, keys))
@@ -220,23 +220,15 @@ class HopperForward : HopperScores<S, N, T, dim> {
       wait_for(Shape::k_full(shared_, kv_.stage), kv_.parity);
       __syncwarp();
       release(Shape::k_empty(shared_, kv_.stage));
+      if (!Shape::kValuesLag || !wanted) pass_values(kv_);
       kv_.next();
-      if (!wanted) pass_values(kv_);
     }
     return false;
   }
-
-  /// Gives back values of the tiles in front of that one.
-  __device__ __forceinline__ void pass_values(const typename Shape::KeyRing& to) {
-    while (v_.stage != to.stage || v_.parity != to.parity) {
-      wait_for(Shape::v_full(shared_, v_.stage), v_.parity);
-      __syncwarp();
-      release_values();
-    }
-  }
-  __device__ __forceinline__ void release_values() {
-    release(Shape::v_empty(shared_, v_.stage));
-    v_.next();
+  __device__ __forceinline__ void pass_values(const typename Shape::KeyRing& v) const {
+    wait_for(Shape::v_full(shared_, v.stage), v.parity);
+    __syncwarp();
+    release(Shape::v_empty(shared_, v.stage));
   }
 
   __device__ __forceinline__ void release(std::uint32_t barrier) const {
@@ -371,10 +363,10 @@ class HopperForward : HopperScores<S, N, T, dim> {
   const HopperForwardCall& all_;
   const std::uint32_t shared_;
   typename Shape::QueryRing q_;
-  typename Shape::KeyRing kv_, v_;  // the next K, and V, that is not given back
-  std::uint32_t queries_;           // the group's rows of Q in shared memory
-  bool near_done_, far_;  // queries of the near pair are given back; those of the far one are here
-  int stored_ = -1;       // lane 0: the stage of Q whose output TMA has not read yet
+  typename Shape::KeyRing kv_;
+  std::uint32_t queries_;  // the group's rows of Q in shared memory
+  bool near_done_, far_;   // queries of the near pair are given back; those of the far one are here
+  int stored_ = -1;        // lane 0: the stage of Q whose output TMA has not read yet
   float o_[dim / 8][4];
 };
 

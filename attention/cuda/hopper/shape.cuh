@@ -20,6 +20,12 @@ struct HopperShape {
   static constexpr bool kUnit = S::operands == Operands::unit_groups;
   static constexpr int kHalves = dim / 64;  // tiles of 64 features side by side
   static constexpr int kKeyStages = dim == 64 ? 4 : 2, kQueryStages = dim * S::pairs > 128 ? 1 : 2;
+  // A group passes over tiles of keys that others of the block see. Their reaches differ by no more
+  // than a tile at either end of a pair's keys, so it meets one such tile in a row, or up to three
+  // where the near pair ends and the far one begins, while it still wants V of the tile before.
+  // Where there are fewer stages than that takes, V of a tile comes behind K of the next, and a
+  // group gives back V of what it passes over behind the one that it wants.
+  static constexpr bool kValuesLag = S::pairs == 2 && kKeyStages < 4;
 
   static constexpr int kGroupBytes = 64 * dim * 2, kQueryBytes = kGroups * kGroupBytes;
   static constexpr int kKeyBytes = kKeys * dim * 2, kNormBytes = kUnit ? kKeys * 4 : 0;
