@@ -75,7 +75,7 @@ class HopperBackward {
         start_barrier(Shape::barrier(shared, Shape::k_full, stage), 1);
         start_barrier(Shape::barrier(shared, Shape::k_empty, stage), warps);
         start_barrier(Shape::barrier(shared, Shape::q_full, stage), copying);
-        start_barrier(Shape::barrier(shared, Shape::q_empty, stage), warps);
+        start_barrier(Shape::barrier(shared, Shape::q_empty, stage), warps * 32);
         start_barrier(Shape::barrier(shared, Shape::out_full, stage), 1);
         start_barrier(Shape::barrier(shared, Shape::out_empty, stage), warps);
       }
@@ -134,7 +134,7 @@ class HopperBackward {
       start_scores(s);
       wait_for_products<1>();
       keep_in_place(dq);
-      release(Shape::q_empty, q.stage);
+      arrive(barrier(Shape::q_empty, q.stage));  // every lane has read what belongs to rows
       release(Shape::out_empty, q.stage);
       add_queries(now, dq);
       wait_for_products<0>();
