@@ -42,7 +42,7 @@ __device__ __forceinline__ void HopperBackward<S, N, T, dim>::add_queries(
 template <class S, class N, class T, int dim>
 __device__ __forceinline__ void HopperBackward<S, N, T, dim>::write_element_sums(
     const QueryTile& tile) {
-  const std::uint32_t own = shared_ + Shape::kSums + group_ * (4 * 4 * kSums);
+  const std::uint32_t own = shared_ + Shape::kElementSums + group_ * (4 * 4 * kSums);
 #pragma unroll
   for (int k = 0; k < kSums; ++k) {
     float sum = element_sums_[k];

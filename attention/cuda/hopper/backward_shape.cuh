@@ -37,8 +37,8 @@ struct HopperBackwardShape {
                        kOut = kQ + kStages * kQueryBytes,  // dO
       kGradients = kOut + kStages * kQueryBytes,           // dS^T
       kRows = kGradients + kStages * kGradientBytes, kPlans = kRows + kStages * kConstants,
-                       kSums = kPlans + kStages * kPlanBytes,  // of elements, one a warp
-      kBarriers = kSums + kGroups * 4 * 4 * kMaxHeadParameters,
+                       kElementSums = kPlans + kStages * kPlanBytes,  // of elements, one a warp
+      kBarriers = kElementSums + kGroups * 4 * 4 * kMaxHeadParameters,
                        kBytes = kBarriers + 6 * kStages * 8;
   static_assert(kBytes <= 227 * 1024);
 
