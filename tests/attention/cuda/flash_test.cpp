@@ -72,7 +72,7 @@ TEST_P(GpuFlash, IsCorrectWhereRowsPassOverTiles) {
   options_.B = 1, options_.H = options_.Hk = 1, options_.L = 256;
   options_.causal = true;
   for (const int dim : {64, 128})
-    for (const int keys : {240, 352, 720}) {
+    for (const int keys : {130, 240, 720}) {  // 130: two of them in a row at D 128
       options_.D = options_.Dv = dim, options_.S = keys;
       options_.threshold = options_.score == Score::piecewise ? 70 : 0;
       for (const int left : {-1, 250}) {
